@@ -1,0 +1,41 @@
+# Everything installs into .venv; nothing outside the checkout is touched.
+PYTHON ?= python3
+VENV ?= .venv
+# The default is a CPU build. For CUDA: make setup TORCH_SPEC='torch>=2.11' TORCH_INDEX=<index of your CUDA version>
+TORCH_SPEC ?= torch==2.13.0
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH_SPEC)'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m launcher.demo
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m bench.engine --device cpu
+	$(BIN)/python -m bench.live --sessions 6
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

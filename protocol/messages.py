@@ -1,0 +1,203 @@
+"""What crosses a process boundary over the bus: lane entries, output entries, and the records beside them.
+
+Every entry is one msgpack-encoded tagged struct in the field ``m`` of a Redis stream entry. Unknown fields are ignored
+by the decoder, so a newer writer can talk to an older reader.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Mode = Literal["frozen", "live"]
+Ingest = Literal["live", "complete"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+Lane = Literal["control", "audio", "video"]
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+    """Base of all tagged messages."""
+
+
+# --- control lane -----------------------------------------------------------------------------------------------------
+
+
+class Ask(Message, frozen=True, tag="ask"):
+    """A question. ``at_ms`` is the session time that the trunk must have passed before the branch forks."""
+
+    question_id: str
+    text: str
+    at_ms: int
+    mode: Mode = "frozen"
+    remember: bool = True
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    asked_at: float  # Unix seconds at the gateway: measures age, never orders anything
+
+
+class Cancel(Message, frozen=True, tag="cancel"):
+    question_id: str
+
+
+class MediaEnd(Message, frozen=True, tag="media_end"):
+    """No more media up to ``at_ms`` will come: questions waiting for later frames need not wait on."""
+
+    at_ms: int
+
+
+class Close(Message, frozen=True, tag="close"):
+    reason: str = "client"
+
+
+Control = Ask | Cancel | MediaEnd | Close
+
+# --- media lanes ------------------------------------------------------------------------------------------------------
+
+
+class Picture(Message, frozen=True, tag="picture"):
+    """One sampled picture, JPEG at the model's size. ``t_ms`` is session time, ``arrived_at`` Unix seconds."""
+
+    t_ms: int
+    track: int
+    sequence: int
+    width: int
+    height: int
+    jpeg: bytes
+    arrived_at: float
+
+
+class Sound(Message, frozen=True, tag="sound"):
+    """16 kHz mono s16le PCM, about 100 ms, that starts at ``t_ms``."""
+
+    t_ms: int
+    track: int
+    sequence: int
+    pcm: bytes
+    arrived_at: float
+
+
+Media = Picture | Sound
+
+# --- output stream ----------------------------------------------------------------------------------------------------
+
+
+class Owned(Message, frozen=True, tag="owned"):
+    """First entry of an epoch: from here on the named worker speaks for the session. ``lost_ms`` of media were not rebuilt."""
+
+    worker_id: str
+    lost_ms: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds since the gateway accepted the question."""
+
+    queued_ms: float = 0.0
+    first_token_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+class AnswerStarted(Message, frozen=True, tag="answer_started"):
+    question_id: str
+    as_of_ms: int
+    mode: Mode
+
+
+class AnswerDelta(Message, frozen=True, tag="answer_delta"):
+    """Tokens ``index .. index + len(token_ids) - 1`` of an answer. ``text`` may be empty while a character is incomplete."""
+
+    question_id: str
+    index: int
+    token_ids: list[int]
+    text: str
+
+
+class AnswerDone(Message, frozen=True, tag="answer_done"):
+    question_id: str
+    text: str
+    finish_reason: FinishReason
+    as_of_ms: int
+    usage: Usage = Usage()
+    timing: Timing = Timing()
+
+
+class AnswerFailed(Message, frozen=True, tag="answer_failed"):
+    question_id: str
+    code: str
+    message: str
+
+
+class Notice(Message, frozen=True, tag="notice"):
+    code: str
+    message: str
+    data: dict[str, int | float | str] = {}
+
+
+class Closed(Message, frozen=True, tag="closed"):
+    reason: str
+
+
+Output = Owned | AnswerStarted | AnswerDelta | AnswerDone | AnswerFailed | Notice | Closed
+
+# --- records in hashes ------------------------------------------------------------------------------------------------
+
+
+class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session was opened with."""
+
+    session_id: str
+    tenant: str
+    model: str
+    fps: float
+    budget_tokens: int
+    policy: str
+    instructions: str
+    ingest: Ingest
+    created_at: float
+
+
+class SessionStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the owner publishes about once a second: the worker's half of a session's health."""
+
+    trunk_time_ms: int = -1  # session time of the newest frame in the trunk, -1 before the first
+    lag_ms: float = 0.0  # age of the newest prefilled frame when it was prefilled
+    frames_prefilled: int = 0
+    frames_dropped: dict[str, int] = {}
+    kv_bytes: int = 0
+    kv_budget_bytes: int = 0
+    tokens: int = 0
+    audio_ms: int = 0
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a gateway knows of a model."""
+
+    name: str
+    frame_width: int
+    frame_height: int
+    tokens_per_frame: int
+    pictures_per_grid: int  # pictures that a family pairs into one temporal grid
+    max_fps: float
+    default_budget_tokens: int
+    max_budget_tokens: int
+    bytes_per_token: int
+    policies: list[str]
+    vision: bool = True
+    audio: bool = False
+
+
+class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's advertisement. ``capacity_tokens`` is what its pool can reserve for sessions in all."""
+
+    worker_id: str
+    model: ModelCard
+    capacity_tokens: int
+    max_sessions: int
+    draining: bool = False

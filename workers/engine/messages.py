@@ -1,0 +1,169 @@
+"""What worker and engine say to each other over their local socket. Pixels travel beside it, in shared memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from protocol.messages import FinishReason, Message, Mode, ModelCard
+
+# --- worker -> engine -------------------------------------------------------------------------------------------------
+
+
+class OpenSession(Message, frozen=True, tag="open"):
+    session_id: str
+    budget_tokens: int
+    policy: str
+    instructions: str
+    complete: bool  # complete ingest: questions gate the frames after them, nothing is dropped
+
+
+class PushFrame(Message, frozen=True, tag="frame"):
+    """One picture, RGB uint8 [height, width, 3], in slot ``slot`` of the shared pixel ring; freed by FrameTaken."""
+
+    session_id: str
+    sequence: int
+    t_ms: int
+    slot: int
+    width: int
+    height: int
+    deadline: float  # time.monotonic() by which it should be in the trunk
+
+
+class EndMedia(Message, frozen=True, tag="end_media"):
+    session_id: str
+    at_ms: int
+
+
+class AskQuestion(Message, frozen=True, tag="ask"):
+    """``wait_until`` (time.monotonic()) bounds the wait for ``at_ms``. ``prefix`` tokens were published before and are forced."""
+
+    session_id: str
+    question_id: str
+    text: str
+    at_ms: int
+    wait_until: float
+    mode: Mode = "frozen"
+    remember: bool = True
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    prefix: list[int] = []
+
+
+class CancelQuestion(Message, frozen=True, tag="cancel"):
+    session_id: str
+    question_id: str
+
+
+class CloseSession(Message, frozen=True, tag="close"):
+    session_id: str
+
+
+class Shutdown(Message, frozen=True, tag="shutdown"):
+    pass
+
+
+Command = OpenSession | PushFrame | EndMedia | AskQuestion | CancelQuestion | CloseSession | Shutdown
+
+# --- engine -> worker -------------------------------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    card: ModelCard
+    capacity_tokens: int
+
+
+class Opened(Message, frozen=True, tag="opened"):
+    session_id: str
+    kv_budget_bytes: int
+
+
+class Refused(Message, frozen=True, tag="refused"):
+    """A command that could not be carried out; ``question_id`` is empty where it concerns the session."""
+
+    session_id: str
+    question_id: str = ""
+    code: str
+    message: str
+
+
+class FrameTaken(Message, frozen=True, tag="frame_taken"):
+    """The slot is free again. ``outcome`` says what became of the frame; prefilled ones carry the trunk's size."""
+
+    session_id: str
+    sequence: int
+    t_ms: int
+    slot: int
+    outcome: Literal["prefilled", "dropped_late", "dropped_similar", "dropped_closed"]
+    tokens: int = 0
+    kv_bytes: int = 0
+
+
+class QuestionStarted(Message, frozen=True, tag="started"):
+    session_id: str
+    question_id: str
+    as_of_ms: int
+    mode: Mode
+    prompt_tokens: int
+
+
+class Tokens(Message, frozen=True, tag="tokens"):
+    session_id: str
+    question_id: str
+    index: int
+    token_ids: list[int]
+    text: str
+
+
+class QuestionDone(Message, frozen=True, tag="done"):
+    session_id: str
+    question_id: str
+    finish_reason: FinishReason
+    text: str
+    as_of_ms: int
+    completion_tokens: int
+
+
+class EngineNotice(Message, frozen=True, tag="notice"):
+    session_id: str
+    code: str
+    message: str
+
+
+class SessionClosed(Message, frozen=True, tag="closed"):
+    session_id: str
+
+
+class StepStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since start, sent about once a second."""
+
+    steps: int
+    frames: int
+    decode_tokens: int
+    question_tokens: int
+    pages_used: int
+    pages_total: int
+    vision_seconds: float
+    decoder_seconds: float
+    queued_frames: int
+
+
+class Stats(Message, frozen=True, tag="stats"):
+    stats: StepStats
+
+
+Event = (
+    Ready
+    | Opened
+    | Refused
+    | FrameTaken
+    | QuestionStarted
+    | Tokens
+    | QuestionDone
+    | EngineNotice
+    | SessionClosed
+    | Stats
+)
