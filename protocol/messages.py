@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
 # --- control lane -----------------------------------------------------------------------------------------------------
 
 
-class Ask(Message, frozen=True, tag="ask"):
+class Ask(Message, frozen=True, kw_only=True, tag="ask"):
     """A question. ``at_ms`` is the session time that the trunk must have passed before the branch forks."""
 
     question_id: str
@@ -38,17 +38,17 @@ class Ask(Message, frozen=True, tag="ask"):
     asked_at: float  # Unix seconds at the gateway: measures age, never orders anything
 
 
-class Cancel(Message, frozen=True, tag="cancel"):
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     question_id: str
 
 
-class MediaEnd(Message, frozen=True, tag="media_end"):
+class MediaEnd(Message, frozen=True, kw_only=True, tag="media_end"):
     """No more media up to ``at_ms`` will come: questions waiting for later frames need not wait on."""
 
     at_ms: int
 
 
-class Close(Message, frozen=True, tag="close"):
+class Close(Message, frozen=True, kw_only=True, tag="close"):
     reason: str = "client"
 
 
@@ -57,7 +57,7 @@ Control = Ask | Cancel | MediaEnd | Close
 # --- media lanes ------------------------------------------------------------------------------------------------------
 
 
-class Picture(Message, frozen=True, tag="picture"):
+class Picture(Message, frozen=True, kw_only=True, tag="picture"):
     """One sampled picture, JPEG at the model's size. ``t_ms`` is session time, ``arrived_at`` Unix seconds."""
 
     t_ms: int
@@ -69,7 +69,7 @@ class Picture(Message, frozen=True, tag="picture"):
     arrived_at: float
 
 
-class Sound(Message, frozen=True, tag="sound"):
+class Sound(Message, frozen=True, kw_only=True, tag="sound"):
     """16 kHz mono s16le PCM, about 100 ms, that starts at ``t_ms``."""
 
     t_ms: int
@@ -84,8 +84,8 @@ Media = Picture | Sound
 # --- output stream ----------------------------------------------------------------------------------------------------
 
 
-class Owned(Message, frozen=True, tag="owned"):
-    """First entry of an epoch: from here on the named worker speaks for the session. ``lost_ms`` of media were not rebuilt."""
+class Owned(Message, frozen=True, kw_only=True, tag="owned"):
+    """First entry of an epoch: from here on this worker speaks for the session. ``lost_ms`` of media were not rebuilt."""
 
     worker_id: str
     lost_ms: int = 0
@@ -104,14 +104,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float = 0.0
 
 
-class AnswerStarted(Message, frozen=True, tag="answer_started"):
+class AnswerStarted(Message, frozen=True, kw_only=True, tag="answer_started"):
     question_id: str
     as_of_ms: int
     mode: Mode
 
 
-class AnswerDelta(Message, frozen=True, tag="answer_delta"):
-    """Tokens ``index .. index + len(token_ids) - 1`` of an answer. ``text`` may be empty while a character is incomplete."""
+class AnswerDelta(Message, frozen=True, kw_only=True, tag="answer_delta"):
+    """Tokens ``index .. index + len(token_ids) - 1``. ``text`` may be empty while a character is incomplete."""
 
     question_id: str
     index: int
@@ -119,7 +119,7 @@ class AnswerDelta(Message, frozen=True, tag="answer_delta"):
     text: str
 
 
-class AnswerDone(Message, frozen=True, tag="answer_done"):
+class AnswerDone(Message, frozen=True, kw_only=True, tag="answer_done"):
     question_id: str
     text: str
     finish_reason: FinishReason
@@ -128,19 +128,19 @@ class AnswerDone(Message, frozen=True, tag="answer_done"):
     timing: Timing = Timing()
 
 
-class AnswerFailed(Message, frozen=True, tag="answer_failed"):
+class AnswerFailed(Message, frozen=True, kw_only=True, tag="answer_failed"):
     question_id: str
     code: str
     message: str
 
 
-class Notice(Message, frozen=True, tag="notice"):
+class Notice(Message, frozen=True, kw_only=True, tag="notice"):
     code: str
     message: str
     data: dict[str, int | float | str] = {}
 
 
-class Closed(Message, frozen=True, tag="closed"):
+class Closed(Message, frozen=True, kw_only=True, tag="closed"):
     reason: str
 
 

@@ -11,7 +11,7 @@ from protocol.messages import FinishReason, Message, Mode, ModelCard
 # --- worker -> engine -------------------------------------------------------------------------------------------------
 
 
-class OpenSession(Message, frozen=True, tag="open"):
+class OpenSession(Message, frozen=True, kw_only=True, tag="open"):
     session_id: str
     budget_tokens: int
     policy: str
@@ -19,7 +19,7 @@ class OpenSession(Message, frozen=True, tag="open"):
     complete: bool  # complete ingest: questions gate the frames after them, nothing is dropped
 
 
-class PushFrame(Message, frozen=True, tag="frame"):
+class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
     """One picture, RGB uint8 [height, width, 3], in slot ``slot`` of the shared pixel ring; freed by FrameTaken."""
 
     session_id: str
@@ -31,13 +31,13 @@ class PushFrame(Message, frozen=True, tag="frame"):
     deadline: float  # time.monotonic() by which it should be in the trunk
 
 
-class EndMedia(Message, frozen=True, tag="end_media"):
+class EndMedia(Message, frozen=True, kw_only=True, tag="end_media"):
     session_id: str
     at_ms: int
 
 
-class AskQuestion(Message, frozen=True, tag="ask"):
-    """``wait_until`` (time.monotonic()) bounds the wait for ``at_ms``. ``prefix`` tokens were published before and are forced."""
+class AskQuestion(Message, frozen=True, kw_only=True, tag="ask"):
+    """``wait_until`` (time.monotonic()) bounds the wait for ``at_ms``. ``prefix``: published tokens, forced again."""
 
     session_id: str
     question_id: str
@@ -50,19 +50,19 @@ class AskQuestion(Message, frozen=True, tag="ask"):
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    prefix: list[int] = []
+    prefix: tuple[int, ...] = ()
 
 
-class CancelQuestion(Message, frozen=True, tag="cancel"):
+class CancelQuestion(Message, frozen=True, kw_only=True, tag="cancel"):
     session_id: str
     question_id: str
 
 
-class CloseSession(Message, frozen=True, tag="close"):
+class CloseSession(Message, frozen=True, kw_only=True, tag="close"):
     session_id: str
 
 
-class Shutdown(Message, frozen=True, tag="shutdown"):
+class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
     pass
 
 
@@ -71,17 +71,17 @@ Command = OpenSession | PushFrame | EndMedia | AskQuestion | CancelQuestion | Cl
 # --- engine -> worker -------------------------------------------------------------------------------------------------
 
 
-class Ready(Message, frozen=True, tag="ready"):
+class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     card: ModelCard
     capacity_tokens: int
 
 
-class Opened(Message, frozen=True, tag="opened"):
+class Opened(Message, frozen=True, kw_only=True, tag="opened"):
     session_id: str
     kv_budget_bytes: int
 
 
-class Refused(Message, frozen=True, tag="refused"):
+class Refused(Message, frozen=True, kw_only=True, tag="refused"):
     """A command that could not be carried out; ``question_id`` is empty where it concerns the session."""
 
     session_id: str
@@ -90,7 +90,7 @@ class Refused(Message, frozen=True, tag="refused"):
     message: str
 
 
-class FrameTaken(Message, frozen=True, tag="frame_taken"):
+class FrameTaken(Message, frozen=True, kw_only=True, tag="frame_taken"):
     """The slot is free again. ``outcome`` says what became of the frame; prefilled ones carry the trunk's size."""
 
     session_id: str
@@ -102,7 +102,7 @@ class FrameTaken(Message, frozen=True, tag="frame_taken"):
     kv_bytes: int = 0
 
 
-class QuestionStarted(Message, frozen=True, tag="started"):
+class QuestionStarted(Message, frozen=True, kw_only=True, tag="started"):
     session_id: str
     question_id: str
     as_of_ms: int
@@ -110,7 +110,7 @@ class QuestionStarted(Message, frozen=True, tag="started"):
     prompt_tokens: int
 
 
-class Tokens(Message, frozen=True, tag="tokens"):
+class Tokens(Message, frozen=True, kw_only=True, tag="tokens"):
     session_id: str
     question_id: str
     index: int
@@ -118,7 +118,7 @@ class Tokens(Message, frozen=True, tag="tokens"):
     text: str
 
 
-class QuestionDone(Message, frozen=True, tag="done"):
+class QuestionDone(Message, frozen=True, kw_only=True, tag="done"):
     session_id: str
     question_id: str
     finish_reason: FinishReason
@@ -127,13 +127,13 @@ class QuestionDone(Message, frozen=True, tag="done"):
     completion_tokens: int
 
 
-class EngineNotice(Message, frozen=True, tag="notice"):
+class EngineNotice(Message, frozen=True, kw_only=True, tag="notice"):
     session_id: str
     code: str
     message: str
 
 
-class SessionClosed(Message, frozen=True, tag="closed"):
+class SessionClosed(Message, frozen=True, kw_only=True, tag="closed"):
     session_id: str
 
 
@@ -151,7 +151,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True):
     queued_frames: int
 
 
-class Stats(Message, frozen=True, tag="stats"):
+class Stats(Message, frozen=True, kw_only=True, tag="stats"):
     stats: StepStats
 
 
