@@ -85,7 +85,7 @@ Media = Picture | Sound
 
 
 class Owned(Message, frozen=True, kw_only=True, tag="owned"):
-    """First entry of an epoch: from here on this worker speaks for the session. ``lost_ms`` of media were not rebuilt."""
+    """First entry of an epoch: this worker now speaks for the session. ``lost_ms`` of media could not be rebuilt."""
 
     worker_id: str
     lost_ms: int = 0
