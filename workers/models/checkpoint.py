@@ -1,0 +1,100 @@
+"""Checkpoints in the Hugging Face layout: opened whole for serving, and saved by training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from workers.models.chat import Chat
+from workers.models.config import ModelConfig, read_section
+from workers.models.errors import CheckpointError
+from workers.models.families import Family, family_of
+from workers.models.model import VisionLanguageModel, empty_model
+from workers.models.naming import TIED_HEAD, Placement, canonical, placements
+from workers.models.pixels import PixelFormat
+from workers.models.storage import Storage, TensorFolder, write_tensors
+from workers.models.tokenizer import Tokenizer
+
+_SHARD_BYTES = 48 * 1024**2
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything of a model's folder that serving it takes."""
+
+    folder: Path
+    family: Family
+    config: ModelConfig
+    model: VisionLanguageModel
+    tokenizer: Tokenizer
+    chat: Chat
+    pixels: PixelFormat
+
+
+def open_checkpoint(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """A folder's model on `device` in `dtype`, with its tokenizer, chat grammar and pixel format.
+
+    ModelError (CheckpointError, TokenizerError, UnsupportedModel) says what is wrong with the folder.
+    """
+    root = read_section(folder, "config.json")
+    family = family_of(root)
+    config = family.parse(root)
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.size > config.text.vocab_size:
+        raise CheckpointError(f"{folder}: tokenizer has {tokenizer.size} ids, the model only {config.text.vocab_size}")
+    return Checkpoint(
+        folder=folder,
+        family=family,
+        config=config,
+        model=load_model(folder, config, device, dtype),
+        tokenizer=tokenizer,
+        chat=Chat(tokenizer, config.vision.tokens_per_second),
+        pixels=PixelFormat.from_folder(folder, config.vision, family.default_pixels),
+    )
+
+
+def load_model(
+    folder: Path, config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> VisionLanguageModel:
+    """The folder's weights in a new model, in evaluation mode.
+
+    CheckpointError names tensors that are missing, unexpected or of another shape, before any weight is read.
+    """
+    with TensorFolder(folder) as tensors:
+        model = empty_model(config, torch.device(device), dtype)
+        table = placements(model)
+        shapes = tensors.shapes()
+        names = {canonical(name): name for name in shapes}
+        if config.text.tied_embeddings:
+            names.pop(TIED_HEAD, None)
+        _check(folder, table, {name: shapes[stored] for name, stored in names.items()})
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, placement in table.items():
+                placement.of(parameters[placement.parameter]).copy_(tensors.read(names[name]))
+    return model
+
+
+def save_model(
+    model: VisionLanguageModel, folder: Path, storage: Storage = "int8", shard_bytes: int = _SHARD_BYTES
+) -> None:
+    """The model's weights under their names on the hub, as shards with an index; other files are left alone."""
+    parameters = dict(model.named_parameters())
+    parts = ((name, placement.of(parameters[placement.parameter])) for name, placement in placements(model).items())
+    write_tensors(folder, parts, storage, shard_bytes)
+
+
+def _check(folder: Path, table: dict[str, Placement], shapes: dict[str, tuple[int, ...]]) -> None:
+    problems = []
+    for kind, names in (("missing", table.keys() - shapes.keys()), ("unexpected", shapes.keys() - table.keys())):
+        if names:
+            listed = ", ".join(sorted(names)[:_NAMED])
+            problems.append(f"{len(names)} {kind} ({listed}{', ...' if len(names) > _NAMED else ''})")
+    problems += [
+        f"{name} has shape {shapes[name]}, the configuration calls for {table[name].shape}"
+        for name in sorted(table.keys() & shapes.keys())
+        if table[name].shape != shapes[name]
+    ][:_NAMED]
+    if problems:
+        raise CheckpointError(f"{folder}: tensors do not fit config.json: {'; '.join(problems)}")

@@ -1,0 +1,100 @@
+"""The decoder of the Llama, Qwen2, Qwen2.5 and Qwen3 families, over a packed run of tokens.
+
+It knows nothing of sequences, caches or masks: whoever runs it supplies `attend`, which stores the keys and values it
+is given and returns what the queries see.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workers.models.config import TextConfig
+from workers.models.layers import RMSNorm, SwiGLU
+from workers.models.rope import Rope, Rotation, rotate
+
+
+class Attend(Protocol):
+    """Attention of one layer, supplied by the caller."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Rotated queries [tokens, heads, head_dim], rotated keys and values [tokens, kv_heads, head_dim] of the new
+        tokens to outputs [tokens, heads, head_dim] (or with the last two flattened)."""
+        ...
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention around the caller's `attend`; one matrix product makes queries, keys and values."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self._heads, self._kv_heads, self._head_dim = config.heads, config.kv_heads, config.head_dim
+        rows = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.heads * config.head_dim, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, layer: int, rotation: Rotation, attend: Attend) -> Tensor:
+        """Mixed values [tokens, heads * head_dim], before `o_proj`."""
+        qkv = self.qkv_proj(x).view(-1, self._heads + 2 * self._kv_heads, self._head_dim)
+        qk, v = qkv.tensor_split((self._heads + self._kv_heads,), dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.tensor_split((self._heads,), dim=1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
+        q, k = rotate(qk, rotation).tensor_split((self._heads,), dim=1)
+        return attend(layer, q, k, v).reshape(len(x), -1)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=False)
+
+    def forward(self, x: Tensor, layer: int, rotation: Rotation, attend: Attend, rows: Tensor | slice | None) -> Tensor:
+        mixed = self.self_attn(self.input_layernorm(x), layer, rotation, attend)
+        if rows is not None:
+            x, mixed = x[rows], mixed[rows]
+        x = x + self.self_attn.o_proj(mixed)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers, final norm and head; `rope` makes the rotations for its positions."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rope = Rope(config.head_dim, config.rope_theta, config.mrope_section)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.layers)])
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        tied = config.tied_embeddings
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [n, hidden] of token ids int64 [n]."""
+        embeds: Tensor = self.embed_tokens(tokens)
+        return embeds
+
+    def forward(self, embeds: Tensor, rotation: Rotation, attend: Attend, rows: Tensor | slice | None = None) -> Tensor:
+        """Hidden states [tokens, hidden] after the final norm, of embeds [tokens, hidden].
+
+        `rows` names the tokens whose hidden states are wanted; the others (a frame's, say) are only written through
+        `attend`, which may leave their outputs in the last layer undefined, and the rest of that layer skips them.
+        """
+        x, last = embeds, len(self.layers) - 1
+        for layer, block in enumerate(self.layers):
+            x = block(x, layer, rotation, attend, rows if layer == last else None)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [n, vocabulary] of the next token after hidden [n, hidden]."""
+        head = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(hidden, head)
