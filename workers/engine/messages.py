@@ -1,4 +1,15 @@
-"""What worker and engine say to each other over their local socket. Pixels travel beside it, in shared memory."""
+"""What worker and engine say to each other over their local socket. Pixels travel beside it, in shared memory.
+
+The worker starts `python -m workers.engine` with one end of a Unix socket pair and the descriptor of a nameless file as
+inherited descriptors (`client.py` does it). On the socket every message is an unsigned 32-bit big-endian length and one
+msgpack-encoded tagged struct (`wire.py`). The file is the pixel ring (`ring.py`): fixed-size slots that the worker
+hands out, writes an RGB picture into, names in PushFrame, and has back with the FrameTaken that answers every PushFrame
+exactly once. Times called monotonic are CLOCK_MONOTONIC seconds, which all processes of a machine share.
+
+The engine's first event is Ready, or Failed if its model cannot be loaded. Every AskQuestion ends in exactly one
+QuestionDone or Refused, every OpenSession is answered by Opened or Refused. When either side closes the socket, the
+engine ends.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +27,14 @@ class OpenSession(Message, frozen=True, kw_only=True, tag="open"):
     budget_tokens: int
     policy: str
     instructions: str
-    complete: bool  # complete ingest: questions gate the frames after them, nothing is dropped
+    complete: bool  # complete ingest: a waiting question holds back the frames after it, no frame is dropped as late
 
 
 class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
-    """One picture, RGB uint8 [height, width, 3], in slot ``slot`` of the shared pixel ring; freed by FrameTaken."""
+    """One picture, RGB uint8 [height, width, 3], in slot ``slot`` of the shared pixel ring; freed by FrameTaken.
+
+    ``t_ms`` never falls within a session; ``deadline`` matters to live sessions, which drop a frame that is past it.
+    """
 
     session_id: str
     sequence: int
@@ -32,12 +46,18 @@ class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
 
 
 class EndMedia(Message, frozen=True, kw_only=True, tag="end_media"):
+    """No frame up to ``at_ms`` will be pushed any more."""
+
     session_id: str
     at_ms: int
 
 
 class AskQuestion(Message, frozen=True, kw_only=True, tag="ask"):
-    """``wait_until`` (time.monotonic()) bounds the wait for ``at_ms``. ``prefix``: published tokens, forced again."""
+    """``wait_until`` (time.monotonic()) bounds the wait for ``at_ms``.
+
+    ``prefix``: tokens of this answer that were already published. They are forced again and not sent again: the first
+    Tokens event continues at index ``len(prefix)``, and QuestionDone's text holds them.
+    """
 
     session_id: str
     question_id: str
@@ -82,7 +102,11 @@ class Opened(Message, frozen=True, kw_only=True, tag="opened"):
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
-    """A command that could not be carried out; ``question_id`` is empty where it concerns the session."""
+    """A command that could not be carried out; ``question_id`` is empty where it concerns the session.
+
+    Codes: unknown_session, duplicate_session, unknown_policy, no_capacity, budget_too_small, duplicate_question,
+    question_too_long, session_closed, internal.
+    """
 
     session_id: str
     question_id: str = ""
@@ -91,13 +115,17 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
 
 
 class FrameTaken(Message, frozen=True, kw_only=True, tag="frame_taken"):
-    """The slot is free again. ``outcome`` says what became of the frame; prefilled ones carry the trunk's size."""
+    """The slot is free again. ``outcome`` says what became of the frame.
+
+    ``tokens`` and ``kv_bytes`` are what the session holds after it: tokens in its trunk, bytes of pages in all.
+    ``dropped_full``: the policy keeps everything and the budget is used up. ``dropped_closed``: its session is gone.
+    """
 
     session_id: str
     sequence: int
     t_ms: int
     slot: int
-    outcome: Literal["prefilled", "dropped_late", "dropped_similar", "dropped_closed"]
+    outcome: Literal["prefilled", "dropped_late", "dropped_similar", "dropped_full", "dropped_closed"]
     tokens: int = 0
     kv_bytes: int = 0
 
@@ -128,13 +156,22 @@ class QuestionDone(Message, frozen=True, kw_only=True, tag="done"):
 
 
 class EngineNotice(Message, frozen=True, kw_only=True, tag="notice"):
+    """Codes: branch_went_live, memory_full."""
+
     session_id: str
+    question_id: str = ""
     code: str
     message: str
 
 
 class SessionClosed(Message, frozen=True, kw_only=True, tag="closed"):
     session_id: str
+
+
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
+    """The engine's last words: it cannot start, or cannot go on."""
+
+    message: str
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,4 +203,5 @@ Event = (
     | EngineNotice
     | SessionClosed
     | Stats
+    | Failed
 )
