@@ -14,6 +14,7 @@ Mode = Literal["frozen", "live"]
 Ingest = Literal["live", "complete"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 Lane = Literal["control", "audio", "video"]
+SessionState = Literal["starting", "live", "waiting", "closing", "closed"]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
@@ -174,6 +175,30 @@ class SessionStats(msgspec.Struct, frozen=True, kw_only=True):
     kv_budget_bytes: int = 0
     tokens: int = 0
     audio_ms: int = 0
+
+
+class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the session's gateway publishes about once a second: its half of a session's health."""
+
+    session_time_ms: int = -1  # newest capture accepted, -1 before the first
+    last_frame_at: float = 0.0  # Unix seconds at which it came
+    origin_us: int | None = None  # capture clock at session time 0, for the next gateway that feeds the session
+    fps_in: float = 0.0
+    fps_out: float = 0.0
+    frames_in: int = 0
+    frames_out: int = 0
+    frames_dropped: dict[str, int] = {}
+    audio_ms: int = 0
+
+
+class QuestionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A question and, once it is there, its outcome. Kept ten minutes from the outcome on."""
+
+    ask: Ask
+    entry_id: str
+    cancelled: bool = False
+    started: bool = False
+    outcome: AnswerDone | AnswerFailed | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

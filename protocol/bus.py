@@ -1,0 +1,87 @@
+"""The bus: everything that gateways and workers say to each other goes through one Redis (>= 7) or Valkey (>= 8).
+
+``Bus`` holds one small object for each concern, over one shared connection pool:
+
+* ``placement``: the board of workers, room reserved on them, calls, orphans
+* ``sessions``: records, health, closing, idempotency keys
+* ``lanes``: questions, cancels, media in
+* ``leases``: ownership, epochs, cursors
+* ``outputs``: answers out, answers by question id
+* ``tokens``: connect and resume tokens
+
+Opening a session takes three steps, each safe to repeat: ``placement.reserve``, ``sessions.open``, ``placement.call``.
+Closing: ``lanes.close``, and ``sessions.finish`` where that says that nobody owns the session.
+
+Every key expires. Whoever uses a session renews its keys; the owner does so with its lease.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from protocol import keys
+from protocol.connection import Connection
+from protocol.errors import LogLost
+from protocol.lanes import Lanes
+from protocol.leases import LaneTail, Leases
+from protocol.outputs import Outputs, OutputTail
+from protocol.placement import Placement
+from protocol.retention import Retention
+from protocol.sessions import Sessions
+from protocol.tail import Tail
+from protocol.tokens import Tokens
+
+
+class Bus:
+    """The verbs of the bus. One per process; made by ``connect``, ended by ``close``."""
+
+    def __init__(self, connection: Connection, retention: Retention, log_id: bytes) -> None:
+        self._connection = connection
+        self._log_id = log_id
+        self.retention = retention
+        self.placement = Placement(connection, retention)
+        self.sessions = Sessions(connection, retention)
+        self.lanes = Lanes(connection, retention)
+        self.leases = Leases(connection, retention)
+        self.outputs = Outputs(connection, retention)
+        self.tokens = Tokens(connection)
+
+    @classmethod
+    async def connect(cls, url: str, retention: Retention | None = None) -> Bus:
+        """``url``: redis://, rediss:// or unix://. Raises BusUnavailable."""
+        retention = retention or Retention()
+        connection = Connection(url)
+        try:
+            return cls(connection, retention, await _log_id(connection, retention))
+        except BaseException:
+            await connection.close()
+            raise
+
+    async def check(self) -> None:
+        """Call about once a second: tells whether the data are still those of before.
+
+        Raises BusUnavailable, or LogLost once after the server came back without its data; from then on the bus serves
+        the new data set, in which no session of before exists.
+        """
+        found = await _log_id(self._connection, self.retention)
+        if found != self._log_id:
+            self._log_id = found
+            raise LogLost("the bus came back without its data", retry_after=1.0)
+
+    def follow_outputs(self, reader_id: str) -> OutputTail:
+        """A follower of output streams on a connection of its own. ``reader_id`` must be unique to the process."""
+        return OutputTail(Tail(self._connection.url, self._connection, reader_id))
+
+    def follow_lanes(self, worker_id: str) -> LaneTail:
+        """The owner's follower of lanes on a connection of its own."""
+        return LaneTail(Tail(self._connection.url, self._connection, worker_id), worker_id)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+async def _log_id(connection: Connection, retention: Retention) -> bytes:
+    fresh = secrets.token_hex(8).encode()
+    stored = await connection.command("SET", keys.LOG, fresh, "NX", "GET", "PX", retention.index_ms)
+    await connection.command("PEXPIRE", keys.LOG, retention.index_ms)
+    return bytes(stored) if stored else fresh

@@ -1,0 +1,103 @@
+"""The connection to Redis: explicit retries and limits, and one translation of its errors into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from protocol.errors import BusUnavailable, NoCapacity
+from protocol.scripts import Script
+
+Argument = str | bytes | int | float
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Lets no error of the Redis library out that a caller is expected to live with."""
+    try:
+        yield
+    except exceptions.OutOfMemoryError as error:
+        raise NoCapacity("the bus is out of memory", retry_after=1.0) from error
+    except exceptions.AuthenticationError as error:
+        raise BusUnavailable("the bus refuses these credentials", retry_after=None) from error
+    except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError) as error:
+        raise BusUnavailable("the bus cannot be reached") from error
+
+
+@dataclass(frozen=True)
+class Call:
+    """One script with its keys and arguments, for a batch."""
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[Argument]
+
+
+class Connection:
+    """A pool of connections to one Redis. Safe to share between tasks of one event loop.
+
+    Every command is limited by ``timeout`` seconds and tried again up to ``retries`` times when the connection fails:
+    the scripts are written to be safe to repeat.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 2.0, retries: int = 3, pool: int = 64) -> None:
+        self.url = url
+        self._redis = Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            health_check_interval=0,
+            max_connections=pool,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries),
+            retry_on_error=[exceptions.ConnectionError, exceptions.TimeoutError],
+        )
+
+    async def command(self, *parts: Argument) -> Any:
+        """Runs one command as it stands. Raises BusUnavailable."""
+        with translated():
+            return await self._redis.execute_command(*parts)  # type: ignore[no-untyped-call]
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> list[Any]:
+        """Runs one script, sending its source where the server does not know it yet."""
+        with translated():
+            try:
+                reply = await self._redis.execute_command(  # type: ignore[no-untyped-call]
+                    "EVALSHA", script.sha, len(keys), *keys, *arguments
+                )
+            except exceptions.NoScriptError:
+                reply = await self._redis.execute_command(  # type: ignore[no-untyped-call]
+                    "EVAL", script.source, len(keys), *keys, *arguments
+                )
+        return list(reply)
+
+    async def run_all(self, calls: Sequence[Call]) -> list[list[Any]]:
+        """Runs scripts of any sessions in one round trip, not as one transaction. Raises the first error met."""
+        if not calls:
+            return []
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for call in calls:
+                    pipeline.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.arguments)
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        results: list[list[Any]] = []
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, exceptions.NoScriptError):
+                results.append(await self.run(call.script, call.keys, *call.arguments))
+            elif isinstance(reply, Exception):
+                with translated():
+                    raise reply
+            else:
+                results.append(list(reply))
+        return results
+
+    async def close(self) -> None:
+        await self._redis.aclose()

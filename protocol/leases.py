@@ -1,0 +1,178 @@
+"""Owning a session: the lease, the epoch that fences it, and reading the lanes under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from protocol import keys
+from protocol.codec import decode, decode_lane, encode
+from protocol.connection import Argument, Call, Connection
+from protocol.errors import LeaseLost, NotFound, SessionClosed
+from protocol.ids import EntryId
+from protocol.messages import Control, Lane, MediaEnd, Picture, SessionSpec, SessionStats, Sound
+from protocol.retention import Retention
+from protocol.scripts import ACQUIRE, COMMIT, RELEASE, RENEW
+from protocol.tail import Entry, Tail
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A session owned. What lies before ``control_end`` in the control lane was read by an owner before: of its
+    questions, those in ``unanswered`` (question ids, oldest first) are still open.
+    """
+
+    spec: SessionSpec
+    worker_id: str
+    epoch: int
+    closing: bool
+    control_cursor: EntryId
+    control_end: EntryId
+    media_end: MediaEnd | None
+    passed: Mapping[Lane, int]  # entries of each media lane that no reader will see again
+    unanswered: tuple[str, ...]
+
+    @property
+    def session_id(self) -> str:
+        return self.spec.session_id
+
+
+@dataclass(frozen=True)
+class Renewal:
+    idle_ms: int  # since anything was appended to the lanes
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the owner stands in a lane, and how many entries it has read there since ``Lease.passed`` began."""
+
+    id: EntryId
+    count: int
+
+
+class Leases:
+    def __init__(self, connection: Connection, retention: Retention) -> None:
+        self._connection = connection
+        self._keep = retention
+
+    async def acquire(self, session_id: str, worker_id: str) -> Lease:
+        """Takes the session under the next epoch; safe to repeat. The media cursors begin at the lanes' start again.
+
+        The first act of the new owner is to append Owned as ``<epoch>-0``. Raises NotFound, SessionClosed, LeaseLost
+        (another worker holds it).
+        """
+        names = [keys.session(session_id), keys.lease(session_id)]
+        names += [*(keys.lane(session_id, lane) for lane in keys.LANES), keys.unanswered(session_id)]
+        reply = await self._connection.run(ACQUIRE, names, worker_id, self._keep.lease_ms)
+        if reply[0] != b"ok":
+            raise {
+                b"gone": NotFound("no such session"),
+                b"closed": SessionClosed("the session is closed"),
+                b"held": LeaseLost("another worker owns this session"),
+            }[reply[0]]
+        _, epoch, spec, state, cursor, end, media_end, audio, video, open_questions = reply
+        questions = zip(open_questions[::2], open_questions[1::2], strict=True)
+        by_age = sorted(questions, key=lambda pair: EntryId.parse(pair[1]))
+        return Lease(
+            spec=decode(SessionSpec, spec),
+            worker_id=worker_id,
+            epoch=int(epoch),
+            closing=state == b"closing",
+            control_cursor=EntryId.parse(cursor),
+            control_end=EntryId.parse(end),
+            media_end=decode(MediaEnd, media_end) if media_end else None,
+            passed={"audio": int(audio), "video": int(video)},
+            unanswered=tuple(name.decode() for name, _ in by_age),
+        )
+
+    async def renew(self, leases: Sequence[tuple[Lease, SessionStats]]) -> dict[str, Renewal | None]:
+        """Renews many leases in one round trip and publishes the sessions' stats. None stands for a lost one."""
+        calls = [self._renewal(lease, stats) for lease, stats in leases]
+        replies = await self._connection.run_all(calls)
+        return {
+            lease.session_id: Renewal(idle_ms=int(reply[1])) if reply[0] == b"ok" else None
+            for (lease, _), reply in zip(leases, replies, strict=True)
+        }
+
+    async def commit(self, lease: Lease, cursors: Mapping[Lane, Cursor]) -> None:
+        """Publishes how far the owner has read; what was read counts only after this. Raises LeaseLost."""
+        arguments: list[Argument] = [lease.worker_id, lease.epoch]
+        for lane, cursor in cursors.items():
+            arguments += [lane, str(cursor.id), cursor.count + lease.passed.get(lane, 0)]
+        names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
+        reply = await self._connection.run(COMMIT, names, *arguments)
+        if reply[0] != b"ok":
+            raise LeaseLost("another worker owns this session")
+
+    async def release(self, lease: Lease) -> None:
+        """Gives the session up so that another worker may take it at once. No error if it was lost already."""
+        names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
+        await self._connection.run(RELEASE, names, lease.worker_id, lease.epoch)
+
+    async def oldest_picture(self, session_id: str) -> Picture | None:
+        """Where rebuilding begins: the oldest picture that the video lane still holds."""
+        reply = await self._connection.command("XRANGE", keys.lane(session_id, "video"), "-", "+", "COUNT", 1)
+        return decode(Picture, reply[0][1][b"m"]) if reply else None
+
+    def _renewal(self, lease: Lease, stats: SessionStats) -> Call:
+        names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
+        names += [keys.lane(lease.session_id, lane) for lane in keys.LANES]
+        names += [keys.unanswered(lease.session_id), keys.output(lease.session_id)]
+        limits = (self._keep.lease_ms, self._keep.session_ms)
+        return Call(RENEW, names, [lease.worker_id, lease.epoch, *limits, encode(stats)])
+
+
+@dataclass(frozen=True)
+class LaneEntry:
+    session_id: str
+    lane: Lane
+    id: EntryId
+    message: Control | Picture | Sound
+
+
+@dataclass(frozen=True)
+class LaneBatch:
+    """What one read brought: lane entries, each lane's in order, and the sessions that this worker was called to."""
+
+    entries: Sequence[LaneEntry]
+    called: Sequence[str]
+
+
+class LaneTail:
+    """Follows the lanes of all sessions of one worker, and the worker's calls, in one blocking read.
+
+    Reading moves nothing on the server: after each batch the owner commits its cursors under the lease, and acts on
+    what it read only if that is accepted.
+    """
+
+    def __init__(self, tail: Tail, worker_id: str) -> None:
+        self._tail = tail
+        self._calls = keys.calls(worker_id)
+        self._called = EntryId(0, 0)
+
+    @property
+    def called(self) -> EntryId:
+        """Id of the last call read."""
+        return self._called
+
+    async def read(self, positions: Mapping[tuple[str, Lane], EntryId], *, count: int = 8) -> LaneBatch:
+        """Entries after each (session id, lane)'s position; waits up to about a second. One task only."""
+        streams = {keys.lane(session_id, lane): (session_id, lane) for session_id, lane in positions}
+        wanted = {keys.lane(*stream): last for stream, last in positions.items()}
+        found = await self._tail.read({**wanted, self._calls: self._called}, count=count)
+        calls = found.pop(self._calls, [])
+        if calls:
+            self._called = calls[-1].id
+        entries = [_lane_entry(*streams[key], entry) for key, batch in found.items() for entry in batch]
+        return LaneBatch(entries=entries, called=[call.payload.decode() for call in calls])
+
+    async def wake(self) -> None:
+        """Call after the set of lanes to follow has changed."""
+        await self._tail.wake()
+
+    async def close(self) -> None:
+        await self._tail.close()
+
+
+def _lane_entry(session_id: str, lane: Lane, entry: Entry) -> LaneEntry:
+    return LaneEntry(session_id, lane, entry.id, decode_lane(lane, entry.payload))

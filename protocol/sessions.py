@@ -1,0 +1,131 @@
+"""Session records: what a session was opened with, who owns it, and how it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol import keys
+from protocol.codec import decode, encode
+from protocol.connection import Connection
+from protocol.errors import Conflict, NotFound
+from protocol.messages import Closed, IngestStats, MediaEnd, SessionSpec, SessionState, SessionStats
+from protocol.retention import Retention
+from protocol.scripts import FINISH, ONCE, OPEN
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as the bus knows it now."""
+
+    spec: SessionSpec
+    state: SessionState
+    worker_id: str
+    epoch: int
+    publisher: int  # generation of the newest publisher, 0 before the first
+    newest_ms: int  # session time of the newest picture appended, -1 before the first
+    media_end: MediaEnd | None
+    reason: str  # why it was closed
+    stats: SessionStats
+    ingest: IngestStats
+
+
+class Sessions:
+    """The records of all sessions."""
+
+    def __init__(self, connection: Connection, retention: Retention) -> None:
+        self._connection = connection
+        self._keep = retention
+
+    async def open(self, spec: SessionSpec, worker_id: str) -> None:
+        """Writes the record of a new session that has room on ``worker_id``. Safe to repeat.
+
+        Raises Conflict where the id names another session.
+        """
+        key = keys.session(spec.session_id)
+        reply = await self._connection.run(OPEN, [key], encode(spec), worker_id, self._keep.session_ms)
+        if reply[0] != b"ok":
+            raise Conflict("this session id is taken")
+        index = keys.tenant(spec.tenant)
+        await self._connection.command("ZADD", index, spec.created_at, spec.session_id)
+        await self._connection.command("PEXPIRE", index, self._keep.index_ms)
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """Raises NotFound."""
+        fields = await self._connection.command("HGETALL", keys.session(session_id))
+        if b"spec" not in fields:
+            raise NotFound("no such session")
+        owned = await self._connection.command("EXISTS", keys.lease(session_id))
+        return _record(fields, owned=bool(owned))
+
+    async def of_tenant(self, tenant: str) -> list[SessionRecord]:
+        """The tenant's sessions that still have a record, oldest first. Forgets those that have none."""
+        index = keys.tenant(tenant)
+        records: list[SessionRecord] = []
+        for name in await self._connection.command("ZRANGE", index, 0, -1):
+            try:
+                records.append(await self.get(name.decode()))
+            except NotFound:
+                await self._connection.command("ZREM", index, name)
+        return records
+
+    async def publish_ingest(self, session_id: str, stats: IngestStats) -> None:
+        """The gateway's half of the session's health. Ignored once the record is gone."""
+        key = keys.session(session_id)
+        if await self._connection.command("EXISTS", key):
+            await self._connection.command("HSET", key, "ingest", encode(stats))
+            await self._connection.command("PEXPIRE", key, self._keep.session_ms)
+
+    async def finish(self, session_id: str, reason: str, *, worker_id: str = "", epoch: int = 0) -> bool:
+        """Says Closed on the output stream, marks the record closed and drops the lanes.
+
+        The owner names itself; anyone may finish a session that nobody owns. Returns whether the session is closed now.
+        """
+        closed = encode(Closed(reason=reason))
+        names = [
+            keys.session(session_id),
+            keys.lease(session_id),
+            *(keys.lane(session_id, lane) for lane in keys.LANES),
+        ]
+        names += [keys.unanswered(session_id), keys.output(session_id)]
+        reply = await self._connection.run(FINISH, names, worker_id, epoch, closed, reason, self._keep.closed_ms)
+        return bool(reply[0] in (b"ok", b"gone"))
+
+    async def once(self, scope: str, key: str, body_digest: str, value: bytes) -> bytes | None:
+        """Idempotency: the first use of ``key`` in ``scope`` (tenant or session) stores ``value`` and gets None, later
+        ones get the value stored. Kept ten minutes. Raises Conflict where the body differs from the first use's.
+        """
+        name = keys.idempotency(scope, key)
+        word, stored = await self._connection.run(ONCE, [name], body_digest, value, self._keep.answer_ms)
+        if word == b"conflict":
+            raise Conflict("this idempotency key was used with another body")
+        return None if word == b"new" else bytes(stored)
+
+    async def forget_once(self, scope: str, key: str) -> None:
+        """Frees an idempotency key whose request failed before it had an effect."""
+        await self._connection.command("DEL", keys.idempotency(scope, key))
+
+
+def _record(fields: dict[bytes, bytes], *, owned: bool) -> SessionRecord:
+    epoch = int(fields[b"epoch"])
+    ended = fields.get(b"media_end")
+    return SessionRecord(
+        spec=decode(SessionSpec, fields[b"spec"]),
+        state=_state(fields[b"state"].decode(), owned=owned, epoch=epoch),
+        worker_id=fields[b"worker"].decode(),
+        epoch=epoch,
+        publisher=int(fields[b"publisher"]),
+        newest_ms=int(fields.get(b"newest:video", b"-1")),
+        media_end=decode(MediaEnd, ended) if ended else None,
+        reason=fields.get(b"reason", b"").decode(),
+        stats=decode(SessionStats, fields[b"stats"]) if b"stats" in fields else SessionStats(),
+        ingest=decode(IngestStats, fields[b"ingest"]) if b"ingest" in fields else IngestStats(),
+    )
+
+
+def _state(stored: str, *, owned: bool, epoch: int) -> SessionState:
+    if stored == "closed":
+        return "closed"
+    if stored == "closing":
+        return "closing"
+    if owned:
+        return "live"
+    return "waiting" if epoch else "starting"
