@@ -1,7 +1,9 @@
 """Factories of small models and tokenizers that the tests of the worker's rooms share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,3 +42,111 @@ def tokenizer_definition() -> Mapping[str, Any]:
     tokenizer.train_from_iterator(CORPUS, trainer)
     definition: Mapping[str, Any] = json.loads(tokenizer.to_str())
     return definition
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A small random model: its folder in the Hugging Face layout, and transformers' model of the same weights."""
+
+    folder: Path
+    reference: Any
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen25vl(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_definition: Mapping[str, Any]
+) -> Callable[..., TinyModel]:
+    """Makes `TinyModel`s: tiny_qwen25vl(seed=0, text={...}, vision={...}, tied=False), the mappings overriding shapes.
+
+    The weights are drawn so that every position and every patch shows in the logits, and the rotary base is small so
+    that the width axis, which has the slowest frequencies, turns visibly from one column to the next.
+    """
+
+    def make(
+        seed: int = 0,
+        text: Mapping[str, Any] | None = None,
+        vision: Mapping[str, Any] | None = None,
+        tied: bool = False,
+    ) -> TinyModel:
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
+        folder = tmp_path_factory.mktemp("tiny")
+        config = _tiny_config(tokenizer_definition, text or {}, vision or {}, tied)
+        reference: Any = Qwen2_5_VLForConditionalGeneration(config)
+        reference.eval()
+        _spread_weights(reference, seed)
+        reference.save_pretrained(folder)
+        _write_processors(folder, tokenizer_definition)
+        return TinyModel(folder, reference)
+
+    return make
+
+
+def _tiny_config(definition: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Any:
+    from transformers import Qwen2_5_VLConfig
+
+    ids = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
+    text_shape = {
+        "vocab_size": 320,
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 30.0, "mrope_section": [4, 6, 6]},
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+    }
+    vision_shape = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_heads": 4,
+        "window_size": 112,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    merged_text = text_shape | dict(text)
+    return Qwen2_5_VLConfig(
+        text_config=merged_text,
+        vision_config={**vision_shape, "out_hidden_size": merged_text["hidden_size"], **vision},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=tied,
+    )
+
+
+def _spread_weights(model: Any, seed: int) -> None:
+    """Every matrix keeps the size of what passes through; queries and keys are larger, so that attention is peaked."""
+    import torch
+
+    chance = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=chance)
+        if name.endswith("embed_tokens.weight"):
+            value = noise * 0.1
+        elif parameter.ndim >= 2:
+            gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.7
+            value = noise * gain / parameter[0].numel() ** 0.5
+        else:
+            value = noise * 0.1 + (0.0 if name.endswith("bias") else 1.0)
+        parameter.data.copy_(value)
+
+
+def _write_processors(folder: Path, definition: Mapping[str, Any]) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "min_pixels": 56 * 56,
+        "max_pixels": 112 * 112,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
