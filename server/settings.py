@@ -1,0 +1,94 @@
+"""The gateway's settings: one frozen object, from defaults, longlook.toml, the environment and flags, in that order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+MIB = 1 << 20
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Limits(BaseModel):
+    """Every bound on what a client can make the gateway do, in one table. Environment: ``LONGLOOK_LIMITS__<NAME>``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    message_bytes: int = Field(default=8 * MIB, description="one WebSocket message, or a picture or PCM body by REST")
+    control_bytes: int = Field(default=64 << 10, description="one JSON control message, or a JSON body by REST")
+    question_chars: int = Field(default=8_192, description="a question's text")
+    instructions_chars: int = Field(default=8_192, description="a session's instructions")
+    answer_tokens: int = Field(default=1_024, description="max_tokens of one answer")
+    picture_pixels: int = Field(default=64_000_000, description="one picture, by its header, before it is decoded")
+    file_bytes: int = Field(default=512 * MIB, description="one video file")
+    tracks: int = Field(default=16, description="tracks of one session")
+
+    sessions: int = Field(default=64, description="open sessions of one tenant")
+    sockets: int = Field(default=256, description="live sockets and event streams of one tenant")
+    uploads: int = Field(default=8, description="file uploads of one tenant at a time")
+    requests_per_s: float = Field(
+        default=100.0, description="REST requests of one tenant, on average; bursts of twice as many"
+    )
+    questions_per_s: float = Field(
+        default=10.0, description="questions of one tenant, on average; bursts of twice as many"
+    )
+
+    decode_s: float = Field(default=5.0, description="wait for a decoder's next result before it is killed")
+    decode_cpu_s: int = Field(default=10, description="processor time for one picture or access unit")
+    file_cpu_s: int = Field(default=1_800, description="processor time for one whole file")
+    decoder_bytes: int = Field(default=1 << 30, description="address space of a decoder process")
+    send_s: float = Field(default=10.0, description="wait for a client to take what is sent to it")
+    body_s: float = Field(default=30.0, description="wait for the next piece of a request's body")
+    head_s: float = Field(default=10.0, description="wait for a request's head")
+    answer_s: float = Field(default=60.0, description="a REST question waits for its answer")
+    unowned_s: float = Field(default=15.0, description="a question waits for its session to have a worker")
+    stall_s: float = Field(default=120.0, description="media of a complete session wait for the worker")
+    backlog: int = Field(default=48, description="pictures of a complete session that the worker has yet to read")
+    connect_token_s: int = Field(default=60, description="life of a connect token")
+    resume_token_s: int = Field(default=600, description="life of a resume token; it is replaced three times as often")
+
+
+class Settings(BaseSettings):
+    """What a gateway is told at start. Environment: ``LONGLOOK_<NAME>``; file: ``longlook.toml``, table ``gateway``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LONGLOOK_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        toml_file="longlook.toml",
+        toml_table_header=("gateway",),
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    redis_url: str = ""
+    api_keys: SecretStr = Field(
+        default=SecretStr(""), description="comma separated, each [tenant:]key or tenant:sha256:hex"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="one key a line, in the same forms; read again when it changes"
+    )
+    origins: tuple[str, ...] = Field(
+        default=(), description="origins whose pages may open sockets, besides the gateway's own"
+    )
+    web_dir: Path = Field(default=ROOT / "clients" / "web", description="the page served at /")
+    spool_dir: Path | None = Field(
+        default=None, description="where uploads lie while they are read; default: the system's"
+    )
+    jpeg_quality: int = Field(default=90, ge=50, le=100, description="of the pictures handed to the model")
+    drain_s: float = Field(default=30.0, ge=0, description="wait for answers under way after SIGTERM")
+    limits: Limits = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
