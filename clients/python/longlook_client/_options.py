@@ -1,0 +1,36 @@
+"""The options of sessions and questions, written down once. What is left out takes the server's default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from longlook_client._types import Ingest, Mode
+
+
+class SessionOptions(TypedDict, total=False):
+    """``fps``: sampled frames a second. ``budget_tokens``: the session's memory on the worker. ``ingest``: ``live``
+    keeps up with the present and may drop pictures, ``complete`` drops nothing. ``metadata``: yours, given back."""
+
+    model: str
+    fps: float
+    budget_tokens: int
+    policy: str
+    instructions: str
+    ingest: Ingest
+    metadata: Mapping[str, Any]
+
+
+class QuestionOptions(TypedDict, total=False):
+    """``id``: yours, so that a repeated question is asked once. ``mode``: ``frozen`` answers about the moment of the
+    question, ``live`` follows the stream while it answers. ``at_ms``: the session time that the question is about.
+    ``remember``: whether question and answer stay in the session's memory."""
+
+    id: str
+    mode: Mode
+    at_ms: int
+    remember: bool
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
