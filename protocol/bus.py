@@ -33,7 +33,7 @@ from protocol.tokens import Tokens
 
 
 class Bus:
-    """The verbs of the bus. One per process; made by ``connect``, ended by ``close``."""
+    """The verbs of the bus. One per process; made by ``connect``, ended by ``aclose``."""
 
     def __init__(self, connection: Connection, retention: Retention, log_id: bytes) -> None:
         self._connection = connection
@@ -54,7 +54,7 @@ class Bus:
         try:
             return cls(connection, retention, await _log_id(connection, retention))
         except BaseException:
-            await connection.close()
+            await connection.aclose()
             raise
 
     async def check(self) -> None:
@@ -76,12 +76,12 @@ class Bus:
         """The owner's follower of lanes on a connection of its own."""
         return LaneTail(Tail(self._connection.url, self._connection, worker_id), worker_id)
 
-    async def close(self) -> None:
-        await self._connection.close()
+    async def aclose(self) -> None:
+        await self._connection.aclose()
 
 
 async def _log_id(connection: Connection, retention: Retention) -> bytes:
-    fresh = secrets.token_hex(8).encode()
-    stored = await connection.command("SET", keys.LOG, fresh, "NX", "GET", "PX", retention.index_ms)
+    """Identity of the data set, made by whoever comes first. Kept alive by every process that looks."""
+    await connection.command("SET", keys.LOG, secrets.token_hex(8), "NX", "PX", retention.index_ms)
     await connection.command("PEXPIRE", keys.LOG, retention.index_ms)
-    return bytes(stored) if stored else fresh
+    return bytes(await connection.command("GET", keys.LOG) or b"")

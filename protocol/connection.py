@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -49,7 +49,8 @@ class Connection:
 
     def __init__(self, url: str, *, timeout: float = 2.0, retries: int = 3, pool: int = 64) -> None:
         self.url = url
-        self._redis = Redis.from_url(
+        # The blocking pool makes callers wait for a connection where the plain one would refuse them.
+        connections = BlockingConnectionPool.from_url(
             url,
             protocol=2,
             decode_responses=False,
@@ -57,9 +58,11 @@ class Connection:
             socket_connect_timeout=timeout,
             health_check_interval=0,
             max_connections=pool,
+            timeout=timeout,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries),
             retry_on_error=[exceptions.ConnectionError, exceptions.TimeoutError],
         )
+        self._redis = Redis.from_pool(connections)
 
     async def command(self, *parts: Argument) -> Any:
         """Runs one command as it stands. Raises BusUnavailable."""
@@ -99,5 +102,5 @@ class Connection:
                 results.append(list(reply))
         return results
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._redis.aclose()

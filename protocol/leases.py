@@ -170,8 +170,8 @@ class LaneTail:
         """Call after the set of lanes to follow has changed."""
         await self._tail.wake()
 
-    async def close(self) -> None:
-        await self._tail.close()
+    async def aclose(self) -> None:
+        await self._tail.aclose()
 
 
 def _lane_entry(session_id: str, lane: Lane, entry: Entry) -> LaneEntry:

@@ -107,8 +107,8 @@ class OutputTail:
         """Call after the set of sessions to follow has grown: ``read`` returns at once and is called anew."""
         await self._tail.wake()
 
-    async def close(self) -> None:
-        await self._tail.close()
+    async def aclose(self) -> None:
+        await self._tail.aclose()
 
 
 def _effect(output: Output) -> tuple[str, str]:

@@ -336,7 +336,7 @@ end
 return {'none', full, redis.call('ZCOUNT', KEYS[1], whole(now), '+inf')}
 """)
 
-# KEYS loads held owned calls | worker session: gives the room back and takes the session off the board
+# KEYS loads held owned | worker session fate: gives the room back and takes the session off the board
 VACATE = Script("""
 local entry = redis.call('HGET', KEYS[2], ARGV[2])
 if entry then

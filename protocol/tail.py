@@ -56,5 +56,5 @@ class Tail:
         await self._shared.command("XADD", self._wake, "MINID", "~", str(self._woken), "*", "m", b"")
         await self._shared.command("PEXPIRE", self._wake, WAKE_LIFE_MS)
 
-    async def close(self) -> None:
-        await self._blocking.close()
+    async def aclose(self) -> None:
+        await self._blocking.aclose()

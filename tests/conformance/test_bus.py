@@ -1,0 +1,73 @@
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from launcher.valkey import socket_url
+from protocol import keys
+from protocol.bus import Bus
+from protocol.connection import Call, Connection
+from protocol.errors import BusUnavailable, LogLost, NoCapacity
+from protocol.scripts import ISSUE
+from tests.conformance.samples import SESSION, make_ask, make_spec
+from tests.conformance.servers import SERVERS, Server, binary_of
+
+pytestmark = pytest.mark.conformance
+
+
+@pytest.fixture(params=SERVERS)
+def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, which it may kill."""
+    with Server(binary_of(request.param), tmp_path / "s.sock") as server:
+        yield server
+
+
+async def test_a_server_that_comes_back_empty_is_noticed_once(own_server: Server) -> None:
+    async with aclosing(await Bus.connect(own_server.url)) as bus:
+        await bus.check()
+        own_server.kill()
+        with pytest.raises(BusUnavailable):
+            await bus.check()
+        own_server.start()
+        with pytest.raises(LogLost):
+            await bus.check()
+        await bus.check()
+
+
+async def test_a_paused_server_is_waited_for_no_longer_than_the_limit(own_server: Server) -> None:
+    impatient = Connection(own_server.url, timeout=0.05, retries=1)
+    async with aclosing(impatient), aclosing(Connection(own_server.url)) as other:
+        await other.command("CLIENT", "PAUSE", 60_000)
+        with pytest.raises(BusUnavailable):
+            await impatient.command("SET", "a", 1)
+
+
+async def test_a_full_server_is_a_typed_error_with_a_retry_time(own_server: Server) -> None:
+    async with aclosing(await Bus.connect(own_server.url)) as bus, aclosing(Connection(own_server.url)) as other:
+        await bus.sessions.open(make_spec(), "w_a")
+        await other.command("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(NoCapacity) as refused:
+            await bus.lanes.ask(SESSION, make_ask())
+        assert refused.value.retry_after
+
+
+async def test_no_server_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BusUnavailable):
+        await Bus.connect(socket_url(tmp_path / "nobody.sock"))
+
+
+async def test_scripts_survive_a_server_that_forgot_them(bus: Bus, connection: Connection) -> None:
+    await bus.sessions.open(make_spec(), "w_a")
+    await connection.command("SCRIPT", "FLUSH")
+    await bus.lanes.ask(SESSION, make_ask())
+    await connection.command("SCRIPT", "FLUSH")
+    token = Call(ISSUE, [keys.token(SESSION, "t")], ["connect", 1000, 1000])
+    assert await connection.run_all([token, token]) == [[b"ok"], [b"ok"]]
+
+
+async def test_many_tasks_share_a_small_pool(server_url: str) -> None:
+    async with aclosing(Connection(server_url, pool=2)) as connection:
+        replies = await asyncio.gather(*(connection.command("ECHO", n) for n in range(100)))
+    assert [int(reply) for reply in replies] == list(range(100))
