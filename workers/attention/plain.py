@@ -1,0 +1,147 @@
+"""The reference implementation of attention, in plain torch, on any device.
+
+Keys lie in runs of neighbouring slots that are read in place; only where a part has fallen into many runs are they
+gathered first. Query heads that share a KV head are folded into its rows: each key is read once for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from workers.attention.merge import Seen, merged
+from workers.core import KVStore, Part, Query, Run, Turn
+
+_RUNS_IN_PLACE = 4
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Seen:
+    """What q [heads, n, dim] see of k and v [heads, m, dim]; `bias` [n or 1, m] is added to the scores."""
+    if q.device.type != "cpu":
+        return _attend_exact(q, k, v, bias)
+    mask = None if bias is None else bias.expand(1, 1, q.shape[1], -1)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = flash(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), 0.0, False, attn_mask=mask)
+    return Seen(out.squeeze(0), lse.squeeze(0))
+
+
+def _attend_exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Seen:
+    scores = torch.matmul(q, k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
+    lse = scores.logsumexp(dim=-1)
+    return Seen(torch.matmul(torch.exp(scores - lse.unsqueeze(-1)).to(v.dtype), v), lse)
+
+
+class Keys(NamedTuple):
+    """Slots of one plane that are read together: a slice in place, or indices that are gathered."""
+
+    slots: slice | Tensor
+    turn: int
+    biased: bool
+
+
+class PlainAttention:
+    """Attention over the pages of one pool."""
+
+    def __init__(self, store: KVStore, turn: Turn) -> None:
+        self.store = store
+        self.turn = turn
+
+    def plan(self, queries: tuple[Query, ...]) -> PlannedAttention:
+        """Attention for one forward pass over these queries."""
+        return PlannedAttention(self, queries)
+
+
+class PlannedAttention:
+    """Attention of one forward pass: what depends on pages alone is worked out once for all layers where it can be."""
+
+    def __init__(self, attention: PlainAttention, queries: tuple[Query, ...]) -> None:
+        self._store, self._turn = attention.store, attention.turn
+        self._layers, self._groups, _, self._heads, _ = self._store.keys.shape
+        self._queries = queries
+        self._device = self._store.keys.device
+        self._keys: dict[tuple[int, tuple[Run, ...]], tuple[Keys, ...]] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._targets = [torch.from_numpy(query.slots).to(self._device) for query in queries]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Writes k and v [tokens, kv_heads, dim], then gives what q [tokens, heads, dim] see (undefined if unread)."""
+        out = q.new_empty(q.shape)
+        q_heads = q.shape[1] // self._groups
+        last = layer == self._layers - 1
+        for query, targets in zip(self._queries, self._targets, strict=True):
+            rows = slice(query.start, query.stop)
+            for group in range(self._groups):
+                kv = slice(group * self._heads, (group + 1) * self._heads)
+                self._store.keys[layer, group].index_copy_(0, targets[layer, group], k[rows, kv])
+                self._store.values[layer, group].index_copy_(0, targets[layer, group], v[rows, kv])
+                if query.wanted or not last:
+                    heads = slice(group * q_heads, (group + 1) * q_heads)
+                    out[rows, heads] = self._see(query, layer, group, q[rows, heads], k[rows, kv], v[rows, kv])
+        return out
+
+    def _see(self, query: Query, layer: int, group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Outputs [n, q heads, dim] of one query in one plane."""
+        n, heads, dim = q.shape
+        fold = partial(_folded, kv_heads=self._heads)
+        turned = {0: fold(q)}
+        seen = []
+        for keys in self._visible(query, layer, group):
+            if keys.turn not in turned:
+                turned[keys.turn] = fold(self._turn(q, torch.full((n,), keys.turn, device=q.device)))
+            seen.append(self._attend(turned[keys.turn], keys, layer, group))
+        if n > 1:
+            seen.append(attend(turned[0], k.transpose(0, 1), v.transpose(0, 1), self._causal(n, heads // self._heads)))
+        out = merged(seen).out.view(self._heads, n, -1, dim)
+        return out.transpose(0, 1).reshape(n, heads, dim)
+
+    def _attend(self, q: Tensor, keys: Keys, layer: int, group: int) -> Seen:
+        k = self._store.keys[layer, group][keys.slots].transpose(0, 1)
+        v = self._store.values[layer, group][keys.slots].transpose(0, 1)
+        if not keys.biased:
+            return attend(q, k, v)
+        bias = self._store.bias[layer, group][keys.slots]
+        out, lse = attend(q, k, v, bias.unsqueeze(0))
+        return Seen(out, lse.masked_fill(bias.amax() == -math.inf, -math.inf))
+
+    def _visible(self, query: Query, layer: int, group: int) -> tuple[Keys, ...]:
+        """The query's keys in one plane; a single new token's own slot is among them, since it needs no mask."""
+        keys: list[Keys] = []
+        own = Run(*(int(query.slots[layer, group, 0]) + i for i in (0, 1))) if query.stop - query.start == 1 else None
+        for part in query.parts:
+            runs = part.runs(layer, group)
+            if own is not None and part.turn == 0 and not part.biased and runs and runs[-1].stop == own.start:
+                runs = (*runs[:-1], Run(runs[-1].start, own.stop))
+                own = None
+            keys += self._together(part, runs)
+        if own is not None:
+            keys.append(Keys(slice(*own), 0, False))
+        return tuple(keys)
+
+    def _together(self, part: Part, runs: tuple[Run, ...]) -> tuple[Keys, ...]:
+        """Few runs are read one by one, many are gathered."""
+        if len(runs) <= _RUNS_IN_PLACE:
+            return tuple(Keys(slice(*run), part.turn, part.biased) for run in runs)
+        key = (id(part), runs)
+        if key not in self._keys:
+            slots = torch.cat([torch.arange(*run, device=self._device) for run in runs])
+            self._keys[key] = (Keys(slots, part.turn, part.biased),)
+        return self._keys[key]
+
+    def _causal(self, n: int, folded: int) -> Tensor:
+        """Scores' bias [n * folded, n]: each token sees those before it and itself."""
+        if (n, folded) not in self._masks:
+            mask = torch.full((n, n), -math.inf, device=self._device).triu_(1)
+            self._masks[n, folded] = mask.repeat_interleave(folded, dim=0)
+        return self._masks[n, folded]
+
+
+def _folded(q: Tensor, kv_heads: int) -> Tensor:
+    """Queries [n, heads, dim] as [kv_heads, n * (heads / kv_heads), dim]."""
+    n, _, dim = q.shape
+    return q.view(n, kv_heads, -1, dim).transpose(0, 1).reshape(kv_heads, -1, dim)

@@ -1,0 +1,137 @@
+"""The nouns that every room of the worker shares."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Pages = NDArray[np.int32]  # [layers, groups, n]: page ids in each plane of the pool
+Slots = NDArray[np.int64]  # [layers, groups, n]: page id * page size + place in the page
+Positions = NDArray[np.int64]  # [3, n]: time, height, width
+Turn = Callable[[Tensor, Tensor], Tensor]  # vectors [n, heads, dim] rotated on by int64 [n] positions, as in the model
+
+
+class Kind(enum.IntEnum):
+    """What a token in memory is: the first tokens, on which attention rests; the rest of the header; a patch; text."""
+
+    SINK = 0
+    SYSTEM = 1
+    FRAME = 2
+    TEXT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """The planes of a pool: one for each layer and head group, each with `heads` KV heads."""
+
+    layers: int
+    groups: int
+    heads: int
+    head_dim: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes of one token's keys and values over all planes."""
+        return 2 * self.layers * self.groups * self.heads * self.head_dim * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class KVStore:
+    """The tensors of a pool: keys and values [layers, groups, slots, heads, head_dim], bias [layers, groups, slots].
+
+    A slot's bias is added to every score of its key: log n lets it stand for n tokens, -inf for none. It is read only
+    where a Part says that it is `biased`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
+class Run(NamedTuple):
+    """Neighbouring slots `start` to `stop - 1` of one plane."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Keys in memory that some queries see, of whatever order: attention does not mind.
+
+    `filled` [n] is how many slots of each page count, from its first on. `turn` is by how many positions these keys now
+    stand below the positions that they were rotated to when they were stored.
+    """
+
+    pages: Pages
+    filled: NDArray[np.int32]
+    page_size: int
+    turn: int = 0
+    biased: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Keys in each plane."""
+        return int(self.filled.sum())
+
+    def runs(self, layer: int, group: int) -> tuple[Run, ...]:
+        """The part's slots in one plane as few runs as they form."""
+        return self._runs[0 if self._uniform else layer * self.pages.shape[1] + group]
+
+    @cached_property
+    def _uniform(self) -> bool:
+        return bool((self.pages == self.pages[:1, :1]).all())
+
+    @cached_property
+    def _runs(self) -> tuple[tuple[Run, ...], ...]:
+        planes = self.pages[:1, :1] if self._uniform else self.pages
+        return tuple(_runs(plane, self.filled, self.page_size) for plane in planes.reshape(-1, planes.shape[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One sequence's new tokens in a batch: rows `start` to `stop - 1`.
+
+    They see all of `parts` and, causally, each other; their keys and values go to `slots`. `positions` are those they
+    are rotated to. Where not `wanted`, nobody reads what the last layer makes of them.
+    """
+
+    start: int
+    stop: int
+    positions: Positions
+    slots: Slots
+    parts: tuple[Part, ...]
+    wanted: bool = True
+
+
+class Attend(Protocol):
+    """Attention of one layer over a planned batch; writes the new keys and values before it reads."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Rotated q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] to outputs like q."""
+        ...
+
+
+class Attention(Protocol):
+    """One way to compute attention over a pool."""
+
+    def plan(self, queries: tuple[Query, ...]) -> Attend:
+        """Attention for one forward pass over these queries, whose rows follow each other from 0 on."""
+        ...
+
+
+def _runs(pages: NDArray[np.int32], filled: NDArray[np.int32], page_size: int) -> tuple[Run, ...]:
+    order = np.argsort(pages)
+    starts = pages[order].astype(np.int64) * page_size
+    stops = starts + filled[order]
+    breaks = np.flatnonzero(starts[1:] != stops[:-1]) + 1
+    firsts = starts[np.concatenate(([0], breaks))] if len(starts) else starts
+    lasts = stops[np.concatenate((breaks, [len(stops)])) - 1] if len(stops) else stops
+    return tuple(Run(int(start), int(stop)) for start, stop in zip(firsts, lasts, strict=True))

@@ -1,0 +1,168 @@
+"""The page pool: all KV memory of a worker, handed out to sessions as shares that no other session can reach into."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from workers.core import KVShape, KVStore, Pages, Slots
+
+NO_TOKEN = -1
+
+
+class PoolExhausted(Exception):
+    """A share has fewer free pages than were asked for, or the pool too few for another share."""
+
+
+class IntegrityError(Exception):
+    """The pool's books do not balance: a programming error, never a consequence of load."""
+
+
+class PagePool:
+    """Pages of `page_size` slots in each plane of (layer, head group).
+
+    Page tables carry both axes, and so does the token id of each slot: with per-head selection, page n and slot j hold
+    another token in each plane. A page belongs to one share from the share's opening to its closing.
+    """
+
+    def __init__(
+        self, shape: KVShape, pages: int, page_size: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
+        planes = (shape.layers, shape.groups)
+        size = (*planes, pages * page_size, shape.heads, shape.head_dim)
+        self.shape, self.pages, self.page_size = shape, pages, page_size
+        self.page_bytes = page_size * shape.bytes_per_token(dtype)
+        # Zeros, not whatever was there: a slot that weighs nothing must still hold finite values.
+        self.store = KVStore(
+            keys=torch.zeros(size, dtype=dtype, device=device),
+            values=torch.zeros(size, dtype=dtype, device=device),
+            bias=torch.zeros(size[:3], device=device),
+        )
+        self.token_ids = np.full((*planes, pages * page_size), NO_TOKEN, dtype=np.int32)
+        self.references = np.zeros((*planes, pages), dtype=np.int16)
+        self._shared = np.zeros(pages, dtype=np.bool_)
+        self._shares: list[Share] = []
+
+    @property
+    def pages_reserved(self) -> int:
+        """Pages that belong to shares, in use or not."""
+        return int(self._shared.sum())
+
+    @property
+    def pages_used(self) -> int:
+        return sum(share.held for share in self._shares)
+
+    def open(self, pages: int) -> Share:
+        """A share of `pages` pages, neighbours where possible. PoolExhausted if fewer are left."""
+        free = np.flatnonzero(~self._shared)
+        if len(free) < pages:
+            raise PoolExhausted(f"{pages} pages asked for, {len(free)} of {self.pages} are left")
+        neighbours = np.flatnonzero(free[pages - 1 :] - free[: len(free) - pages + 1] == pages - 1)
+        first = int(neighbours[0]) if len(neighbours) else 0
+        ids = free[first : first + pages]
+        self._shared[ids] = True
+        share = Share(self, ids)
+        self._shares.append(share)
+        return share
+
+    def close(self, share: Share) -> None:
+        """Takes a share back with everything in it."""
+        self._shares.remove(share)
+        self._shared[share.ids] = False
+        self.references[:, :, share.ids] = 0
+        self.token_ids[:, :, self.slots_of(share.ids)] = NO_TOKEN
+        self.store.bias[:, :, torch.from_numpy(self.slots_of(share.ids)).to(self.store.bias.device)] = 0
+
+    def slots_of(self, pages: NDArray[np.integer]) -> NDArray[np.int64]:
+        """All slots of pages [..., n], as [..., n * page_size]."""
+        slots = pages.astype(np.int64)[..., None] * self.page_size + np.arange(self.page_size)
+        return slots.reshape(*pages.shape[:-1], -1)
+
+    def write_ids(self, slots: Slots, ids: NDArray[np.int32]) -> None:
+        """Records which tokens [n] or [layers, groups, n] the slots hold from now on."""
+        layer, group = _planes(slots)
+        self.token_ids[layer, group, slots] = ids
+
+    def read_ids(self, slots: Slots) -> NDArray[np.int32]:
+        """The tokens [layers, groups, n] that slots hold."""
+        layer, group = _planes(slots)
+        found: NDArray[np.int32] = self.token_ids[layer, group, slots]
+        return found
+
+    def check_integrity(self) -> None:
+        """IntegrityError unless every page has one share, and every share's pages are each free or held."""
+        owned = np.zeros(self.pages, dtype=np.int64)
+        for share in self._shares:
+            np.add.at(owned, share.ids, 1)
+            share.check_integrity()
+        if owned.max(initial=0) > 1 or not np.array_equal(owned == 1, self._shared):
+            raise IntegrityError("a page has two shares, or one that the pool knows nothing of")
+        if self.references[:, :, owned == 0].any():
+            raise IntegrityError("a page is held outside of every share")
+
+
+class Share:
+    """One session's pages: `take` and `drop` are all it ever does with the pool, so sessions cannot meet in a page."""
+
+    def __init__(self, pool: PagePool, ids: NDArray[np.int64]) -> None:
+        """For PagePool.open alone."""
+        self.pool, self.ids = pool, ids
+        planes = (pool.shape.layers, pool.shape.groups, len(ids))
+        self._free = np.broadcast_to(ids[::-1].astype(np.int32), planes).copy()
+        self._left = len(ids)
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    @property
+    def free(self) -> int:
+        return self._left
+
+    @property
+    def held(self) -> int:
+        """Pages that somebody holds, each counted once."""
+        return len(self.ids) - self._left
+
+    def take(self, count: int) -> Pages:
+        """`count` free pages [layers, groups, count], held once. PoolExhausted if there are fewer."""
+        if count > self._left:
+            raise PoolExhausted(f"{count} pages asked for, {self._left} of {self.size} are free")
+        pages = self._free[:, :, self._left - count : self._left][:, :, ::-1].copy()
+        self._left -= count
+        self._add(pages, 1)
+        return pages
+
+    def hold(self, pages: Pages) -> None:
+        """Holds pages once more: a pin."""
+        self._add(pages, 1)
+
+    def drop(self, pages: Pages) -> None:
+        """Gives up one hold on each page; those that nobody holds any more are free."""
+        self._add(pages, -1)
+        layer, group = _planes(pages)
+        gone = pages[:, :, self.pool.references[layer, group, pages][0, 0] == 0]
+        count = gone.shape[-1]
+        self._free[:, :, self._left : self._left + count] = gone[:, :, ::-1]
+        self._left += count
+
+    def check_integrity(self) -> None:
+        """IntegrityError unless free and held pages together are the share's, each once, in every plane."""
+        references = self.pool.references[:, :, self.ids]
+        if (references < 0).any() or ((references > 0).sum(axis=-1) != self.held).any():
+            raise IntegrityError("holds and free pages do not add up")
+        free = np.sort(self._free[:, :, : self._left], axis=-1)
+        for plane, counts in zip(free.reshape(-1, self._left), references.reshape(-1, self.size), strict=True):
+            if not np.array_equal(plane, self.ids[counts == 0]):
+                raise IntegrityError("the free list disagrees with the holds")
+
+    def _add(self, pages: Pages, change: int) -> None:
+        layer, group = _planes(pages)
+        self.pool.references[layer, group, pages] += np.int16(change)
+
+
+def _planes(table: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices that, with a table [layers, groups, n], address a plane-wise array."""
+    layers, groups, _ = table.shape
+    return np.arange(layers)[:, None, None], np.arange(groups)[None, :, None]
