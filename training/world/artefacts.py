@@ -1,0 +1,56 @@
+"""What cameras and codecs do to pictures: noise, blur, coarse chroma and quantised 8x8 cosine blocks, of varying strength."""
+
+import math
+from functools import cache
+
+import torch
+from torch.nn import functional as F
+
+_BLOCK = 8
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def degrade(pictures: torch.Tensor, noise: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Pictures float32 [N, 3, H, W] between 0 and 1 as a camera with `noise` [N] and some video codec would give them back.
+
+    About a sixth of them stay sharp and uncompressed. H and W are multiples of 16.
+    """
+    device, count = pictures.device, len(pictures)
+    lots = torch.rand(4, count, 1, 1, 1, generator=generator, device=device)
+    grain = torch.randn(pictures.shape, generator=generator, device=device)
+    pictures = pictures + grain * noise[:, None, None, None]
+    blurred = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
+    pictures = torch.lerp(pictures, blurred, (lots[0] * 1.6 - 0.8).clamp(min=0))
+    luma = sum(weight * pictures[:, channel] for channel, weight in enumerate(_LUMA))
+    assert isinstance(luma, torch.Tensor)
+    luma = luma[:, None]
+    chroma = F.avg_pool2d(pictures[:, ::2] - luma, 2)  # red and blue differences
+    coarse = (lots[1] * 1.2 - 0.2).clamp(min=0) ** 2
+    luma = _quantised(luma, (0.004 + 0.075 * coarse) * (lots[2] > 0.05))
+    chroma = _quantised(chroma, (0.006 + 0.11 * coarse) * (lots[2] > 0.05))
+    red, blue = (F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False) + luma).split(1, 1)
+    green = (luma - _LUMA[0] * red - _LUMA[2] * blue) / _LUMA[1]
+    coded = torch.cat((red, green, blue), 1)
+    return torch.where(lots[3] < 0.16, pictures, coded).clamp(0, 1)
+
+
+def _quantised(planes: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """Planes [N, C, H, W] with their block coefficients rounded to multiples of `step` [N, 1, 1, 1], high ones coarser."""
+    count, channels, height, width = planes.shape
+    basis = _cosines().to(planes.device)
+    blocks = planes.view(count, channels, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
+    coefficients = torch.einsum("ui,ncyixj,vj->ncyuxv", basis, blocks, basis)
+    frequency = torch.arange(_BLOCK, device=planes.device)
+    slope = 1.0 + 0.35 * (frequency[:, None, None] + frequency[None, None, :])
+    size = (step[..., None, None] * slope).clamp(min=1e-5)
+    coefficients = (coefficients / size).round() * size
+    return torch.einsum("ui,ncyuxv,vj->ncyixj", basis, coefficients, basis).reshape(planes.shape)
+
+
+@cache
+def _cosines() -> torch.Tensor:
+    """The orthonormal cosine basis [frequency, place] of blocks of 8."""
+    place, frequency = torch.arange(_BLOCK) + 0.5, torch.arange(_BLOCK)[:, None]
+    basis = torch.cos(math.pi / _BLOCK * frequency * place) * math.sqrt(2 / _BLOCK)
+    basis[0] /= math.sqrt(2)
+    return basis
