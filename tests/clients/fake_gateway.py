@@ -56,6 +56,7 @@ class FakeGateway:
         self.refusals: list[tuple[int, str]] = []
         self.peers: asyncio.Queue[Peer] = asyncio.Queue()
         self.tokens: set[str] = set()
+        self.stalled: set[str] = set()
         self._issued = 0
 
     def token(self) -> str:
@@ -86,6 +87,10 @@ class FakeGateway:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         query = scope["query_string"].decode()
         self.requests.append((scope["method"], scope["path"] + (f"?{query}" if query else ""), headers, body))
+        if scope["path"] in self.stalled:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
         reply = self._reply(scope["method"], scope["path"], headers)
         if isinstance(reply, list):
             await self._events(reply, send)

@@ -18,7 +18,7 @@ POLL_SECONDS: Final = 0.5
 
 
 class AsyncClient:
-    """Talks to the server at ``url`` with ``key`` (default: the variables LONGLOOK_URL and LONGLOOK_KEY).
+    """Talks to the server at ``url`` with ``key`` (default: the variables LONGLOOK_URL and LONGLOOK_API_KEY).
 
     Every call raises :class:`ServerError` of the fitting kind for what the server refuses and :class:`ConnectError`
     when it cannot be reached.
@@ -26,7 +26,7 @@ class AsyncClient:
 
     def __init__(self, url: str | None = None, key: str | None = None, *, timeout: float = 30.0) -> None:
         self.url = url or os.environ.get("LONGLOOK_URL") or DEFAULT_URL
-        self._transport = Transport(self.url, key or os.environ.get("LONGLOOK_KEY"), timeout)
+        self._transport = Transport(self.url, key or os.environ.get("LONGLOOK_API_KEY"), timeout)
 
     async def __aenter__(self) -> Self:
         return self
