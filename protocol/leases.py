@@ -9,7 +9,7 @@ from protocol import keys
 from protocol.codec import decode, decode_lane, encode
 from protocol.connection import Argument, Call, Connection
 from protocol.errors import LeaseLost, NotFound, SessionClosed
-from protocol.ids import EntryId
+from protocol.ids import START, EntryId
 from protocol.messages import Control, Lane, MediaEnd, Picture, SessionSpec, SessionStats, Sound
 from protocol.retention import Retention
 from protocol.scripts import ACQUIRE, COMMIT, RELEASE, RENEW
@@ -29,6 +29,7 @@ class Lease:
     control_cursor: EntryId
     control_end: EntryId
     media_end: MediaEnd | None
+    newest_ms: int  # session time of the newest picture appended, -1 before the first
     passed: Mapping[Lane, int]  # entries of each media lane that no reader will see again
     unanswered: tuple[str, ...]
 
@@ -70,7 +71,7 @@ class Leases:
                 b"closed": SessionClosed("the session is closed"),
                 b"held": LeaseLost("another worker owns this session"),
             }[reply[0]]
-        _, epoch, spec, state, cursor, end, media_end, audio, video, open_questions = reply
+        _, epoch, spec, state, cursor, end, media_end, audio, video, newest, open_questions = reply
         questions = zip(open_questions[::2], open_questions[1::2], strict=True)
         by_age = sorted(questions, key=lambda pair: EntryId.parse(pair[1]))
         return Lease(
@@ -81,6 +82,7 @@ class Leases:
             control_cursor=EntryId.parse(cursor),
             control_end=EntryId.parse(end),
             media_end=decode(MediaEnd, media_end) if media_end else None,
+            newest_ms=int(newest),
             passed={"audio": int(audio), "video": int(video)},
             unanswered=tuple(name.decode() for name, _ in by_age),
         )
@@ -94,20 +96,23 @@ class Leases:
             for (lease, _), reply in zip(leases, replies, strict=True)
         }
 
-    async def commit(self, lease: Lease, cursors: Mapping[Lane, Cursor]) -> None:
-        """Publishes how far the owner has read; what was read counts only after this. Raises LeaseLost."""
-        arguments: list[Argument] = [lease.worker_id, lease.epoch]
-        for lane, cursor in cursors.items():
-            arguments += [lane, str(cursor.id), cursor.count + lease.passed.get(lane, 0)]
-        names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
-        reply = await self._connection.run(COMMIT, names, *arguments)
-        if reply[0] != b"ok":
-            raise LeaseLost("another worker owns this session")
+    async def commit(self, moves: Sequence[tuple[Lease, Mapping[Lane, Cursor]]]) -> set[str]:
+        """Publishes how far the owner has read in many sessions, in one round trip.
+
+        Returns the ids of the sessions whose lease is lost: what was read of those must not be acted upon.
+        """
+        replies = await self._connection.run_all([_move(lease, cursors) for lease, cursors in moves])
+        return {lease.session_id for (lease, _), reply in zip(moves, replies, strict=True) if reply[0] != b"ok"}
 
     async def release(self, lease: Lease) -> None:
         """Gives the session up so that another worker may take it at once. No error if it was lost already."""
         names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
         await self._connection.run(RELEASE, names, lease.worker_id, lease.epoch)
+
+    async def newest(self, session_id: str, lane: Lane) -> EntryId:
+        """Id of the last entry appended to a media lane, ``0-0`` before the first."""
+        stored = await self._connection.command("HGET", keys.session(session_id), f"last:{lane}")
+        return EntryId.parse(stored) if stored else START
 
     async def oldest_picture(self, session_id: str) -> Picture | None:
         """Where rebuilding begins: the oldest picture that the video lane still holds."""
@@ -120,6 +125,13 @@ class Leases:
         names += [keys.unanswered(lease.session_id), keys.output(lease.session_id)]
         limits = (self._keep.lease_ms, self._keep.session_ms)
         return Call(RENEW, names, [lease.worker_id, lease.epoch, *limits, encode(stats)])
+
+
+def _move(lease: Lease, cursors: Mapping[Lane, Cursor]) -> Call:
+    arguments: list[Argument] = [lease.worker_id, lease.epoch]
+    for lane, cursor in cursors.items():
+        arguments += [lane, str(cursor.id), cursor.count + lease.passed.get(lane, 0)]
+    return Call(COMMIT, [keys.session(lease.session_id), keys.lease(lease.session_id)], arguments)
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,7 @@ class LaneTail:
     def __init__(self, tail: Tail, worker_id: str) -> None:
         self._tail = tail
         self._calls = keys.calls(worker_id)
-        self._called = EntryId(0, 0)
+        self._called = START
 
     @property
     def called(self) -> EntryId:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 
@@ -15,6 +15,8 @@ from protocol.ids import EntryId
 from protocol.messages import WorkerCard
 from protocol.retention import Retention
 from protocol.scripts import ADVERTISE, RESERVE, VACATE
+
+Fate = Literal["closed", "orphan", "lost"]
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +87,12 @@ class Placement:
         """Drops the calls up to ``seen``."""
         await self._connection.command("XTRIM", keys.calls(worker_id), "MINID", f"{seen.major}-{seen.minor + 1}")
 
-    async def vacate(self, worker_id: str, model: str, session_id: str, *, orphan: bool = False) -> None:
-        """Gives a session's room back. ``orphan``: the session goes on, and any worker with room may take it now."""
+    async def vacate(self, worker_id: str, model: str, session_id: str, fate: Fate) -> None:
+        """Gives a session's room back. What becomes of the session: it is ``closed``; or an ``orphan`` that any worker
+        with room may take now; or ``lost`` to a worker that has taken it already.
+        """
         names = [keys.loads(model), keys.held(worker_id), keys.owned(model)]
-        await self._connection.run(VACATE, names, worker_id, session_id, "orphan" if orphan else "")
+        await self._connection.run(VACATE, names, worker_id, session_id, fate)
 
     async def orphans(self, model: str, *, limit: int = 16) -> list[str]:
         """Sessions of ``model`` whose owner has been silent for too long. A hint: the lease decides."""

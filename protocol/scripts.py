@@ -169,7 +169,7 @@ if refused(reply) then return {'refused'} end
 if type(reply) == 'table' and reply.err then return reply end
 redis.call('HINCRBY', KEYS[1], 'bytes:' .. lane, #payload)
 redis.call('HINCRBY', KEYS[1], 'in:' .. lane, 1)
-redis.call('HSET', KEYS[1], 'newest:' .. lane, ARGV[5])
+redis.call('HSET', KEYS[1], 'newest:' .. lane, ARGV[5], 'last:' .. lane, id)
 touch(ARGV[8], KEYS[1], KEYS[2])
 return {'ok', id, backlog()}
 """)
@@ -194,9 +194,9 @@ if not holder then
   end
 end
 local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-local counts = redis.call('HMGET', KEYS[1], 'out:audio', 'out:video')
+local counts = redis.call('HMGET', KEYS[1], 'out:audio', 'out:video', 'newest:video')
 return {'ok', epoch, spec, state, cursor or '0-0', last and last[1] or '0-0', ended or '',
-  counts[1], counts[2], redis.call('HGETALL', KEYS[6])}
+  counts[1], counts[2], counts[3] or '-1', redis.call('HGETALL', KEYS[6])}
 """)
 
 # KEYS session lease control audio video unanswered output | worker epoch lease_ttl ttl stats
@@ -336,7 +336,7 @@ end
 return {'none', full, redis.call('ZCOUNT', KEYS[1], whole(now), '+inf')}
 """)
 
-# KEYS loads held owned | worker session fate: gives the room back and takes the session off the board
+# KEYS loads held owned | worker session fate: gives the room back
 VACATE = Script("""
 local entry = redis.call('HGET', KEYS[2], ARGV[2])
 if entry then
@@ -345,6 +345,6 @@ if entry then
   touch(3600000, KEYS[1])
 end
 if ARGV[3] == 'orphan' then redis.call('ZADD', KEYS[3], 0, ARGV[2]) touch(3600000, KEYS[3])
-else redis.call('ZREM', KEYS[3], ARGV[2]) end
+elseif ARGV[3] == 'closed' then redis.call('ZREM', KEYS[3], ARGV[2]) end
 return {'ok'}
 """)

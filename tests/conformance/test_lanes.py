@@ -5,7 +5,7 @@ import pytest
 from protocol import keys
 from protocol.bus import Bus
 from protocol.connection import Connection
-from protocol.errors import Conflict, LaneFull, LeaseLost, NotFound, RateLimited, Replaced, SessionClosed
+from protocol.errors import Conflict, LaneFull, NotFound, RateLimited, Replaced, SessionClosed
 from protocol.ids import START, EntryId
 from protocol.leases import Cursor, LaneBatch, LaneTail, Lease
 from protocol.messages import Ask, Cancel, Close, MediaEnd
@@ -125,7 +125,7 @@ class TestTrimming:
             await bus.lanes.append(SESSION, generation, n, make_picture(n, size=300), lossless=True)
         with pytest.raises(LaneFull):
             await bus.lanes.append(SESSION, generation, 3, make_picture(3, size=300), lossless=True)
-        await bus.leases.commit(owned, {"video": Cursor(EntryId(generation, 1), 1)})
+        await bus.leases.commit([(owned, {"video": Cursor(EntryId(generation, 1), 1)})])
         appended = await bus.lanes.append(SESSION, generation, 3, make_picture(3, size=300), lossless=True)
         assert appended.backlog == 2
 
@@ -176,16 +176,14 @@ class TestReading:
         generation = await bus.lanes.claim_publisher(SESSION)
         for n in range(1, 6):
             await bus.lanes.append(SESSION, generation, n, make_picture(n), lossless=False)
-        await bus.leases.commit(owned, {"video": Cursor(EntryId(generation, 3), 3)})
+        await bus.leases.commit([(owned, {"video": Cursor(EntryId(generation, 3), 3)})])
         assert await bus.lanes.backlog(SESSION) == {"audio": 0, "video": 2}
 
     async def test_a_cursor_without_the_lease_is_refused(self, bus: Bus, owned: Lease, connection: Connection) -> None:
         await until_expired(connection, keys.lease(SESSION))
-        with pytest.raises(LeaseLost):
-            await bus.leases.commit(owned, {"video": Cursor(EntryId(1, 1), 1)})
+        assert await bus.leases.commit([(owned, {"video": Cursor(EntryId(1, 1), 1)})]) == {SESSION}
         await bus.leases.acquire(SESSION, "w_b")
-        with pytest.raises(LeaseLost):
-            await bus.leases.commit(owned, {"video": Cursor(EntryId(1, 1), 1)})
+        assert await bus.leases.commit([(owned, {"video": Cursor(EntryId(1, 1), 1)})]) == {SESSION}
 
     async def test_a_session_in_another_tenant_shares_nothing(
         self, bus: Bus, owned: Lease, lanes_tail: LaneTail

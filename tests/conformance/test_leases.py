@@ -8,7 +8,7 @@ from protocol.connection import Connection
 from protocol.errors import LeaseLost, NotFound, SessionClosed
 from protocol.ids import START, EntryId
 from protocol.leases import Cursor, Lease
-from protocol.messages import MediaEnd, SessionStats
+from protocol.messages import Lane, MediaEnd, SessionStats
 from tests.conformance.samples import SESSION, make_ask, make_picture, make_spec, until_expired
 
 pytestmark = pytest.mark.conformance
@@ -64,8 +64,8 @@ async def test_a_new_owner_finds_the_open_questions_and_the_lanes_from_their_sta
     first = await bus.lanes.ask(SESSION, make_ask("q2"))
     last = await bus.lanes.ask(SESSION, make_ask("q1"))
     await bus.lanes.media_end(SESSION, 3000)
-    cursors = {"video": Cursor(EntryId(generation, 2), 2), "control": Cursor(first, 1)}
-    await bus.leases.commit(owned, cursors)  # type: ignore[arg-type]
+    read: dict[Lane, Cursor] = {"video": Cursor(EntryId(generation, 2), 2), "control": Cursor(first, 1)}
+    assert await bus.leases.commit([(owned, read)]) == set()
     await until_expired(connection, keys.lease(SESSION))
 
     taken = await bus.leases.acquire(SESSION, "w_b")
@@ -73,9 +73,11 @@ async def test_a_new_owner_finds_the_open_questions_and_the_lanes_from_their_sta
     assert taken.control_cursor == first
     assert taken.control_end > last
     assert taken.media_end == MediaEnd(at_ms=3000)
+    assert taken.newest_ms == 3000
     assert taken.passed == {"audio": 0, "video": 0}
     assert await bus.lanes.backlog(SESSION) == {"audio": 0, "video": 3}
     assert await bus.leases.oldest_picture(SESSION) == make_picture(1)
+    assert await bus.leases.newest(SESSION, "video") == EntryId(generation, 3)
 
 
 async def test_gone_and_closed_sessions_cannot_be_taken(bus: Bus) -> None:

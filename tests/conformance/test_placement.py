@@ -79,7 +79,7 @@ async def test_a_retired_worker_is_gone(bus: Bus) -> None:
 async def test_room_comes_back(bus: Bus) -> None:
     await bus.placement.advertise(make_card(capacity=100), {})
     await bus.placement.reserve("mini", SESSION, 100)
-    await bus.placement.vacate("w_a", "mini", SESSION)
+    await bus.placement.vacate("w_a", "mini", SESSION, "closed")
     assert await bus.placement.reserve("mini", OTHER, 100) == "w_a"
     assert [(state.card, state.reserved_tokens) for state in await bus.placement.workers()] == [
         (make_card(capacity=100), 100)
@@ -104,7 +104,9 @@ async def test_owned_sessions_count_as_reserved(bus: Bus) -> None:
 async def test_a_session_given_up_is_an_orphan_at_once(bus: Bus) -> None:
     await bus.placement.advertise(make_card(), {SESSION: 10})
     assert await bus.placement.orphans("mini") == []
-    await bus.placement.vacate("w_a", "mini", SESSION, orphan=True)
+    await bus.placement.vacate("w_a", "mini", SESSION, "orphan")
+    assert await bus.placement.orphans("mini") == [SESSION]
+    await bus.placement.vacate("w_a", "mini", SESSION, "lost")
     assert await bus.placement.orphans("mini") == [SESSION]
     await bus.placement.strike("mini", SESSION)
     assert await bus.placement.orphans("mini") == []
