@@ -85,8 +85,9 @@ class Decoder(nn.Module):
     def forward(self, embeds: Tensor, rotation: Rotation, attend: Attend, rows: Tensor | slice | None = None) -> Tensor:
         """Hidden states [tokens, hidden] after the final norm, of embeds [tokens, hidden].
 
-        `rows` names the tokens whose hidden states are wanted; the others (a frame's, say) are only written through
-        `attend`, which may leave their outputs in the last layer undefined, and the rest of that layer skips them.
+        `rows` (indices or a slice) names the tokens whose hidden states are wanted; the others (a frame's, say) are
+        only written through `attend`, which may leave their outputs in the last layer undefined, and the rest of that
+        layer skips them.
         """
         x, last = embeds, len(self.layers) - 1
         for layer, block in enumerate(self.layers):

@@ -188,6 +188,24 @@ def test_images_numbered_by_transformers_itself(tiny: Any, ours: Checkpoint) -> 
     assert distance(our_logits(ours, stream), reference_logits(tiny, stream, "image")) < TOLERANCE
 
 
+def test_video_numbered_by_transformers_itself(tiny: Any, ours: Checkpoint) -> None:
+    """One video of three grids a second apart: the same logits, and our clock gives its grids the same positions."""
+    header, grid = ours.chat.header(), (3, 8, 12)
+    frames = [ours.chat.frame(header.clock, 0, 4, 6)]
+    for time_ms in (1000, 2000):
+        frames.append(ours.chat.frame(frames[-1].clock, time_ms, 4, 6))
+    question = ours.chat.question(frames[-1].clock, "Is there a dog?")
+    stream = stream_of([header, *frames, question], [noise(1, 3 * 96)], [grid])
+    pads = stream.tokens == ours.tokenizer.special.video_pad
+    theirs, _ = tiny.reference.model.get_rope_index(
+        stream.tokens[None], pads.int()[None] * 2, video_grid_thw=torch.tensor([grid]), second_per_grid_ts=[1.0]
+    )
+    assert torch.equal(theirs[:, 0, pads], stream.positions[:, pads])
+    assert distance(our_logits(ours, stream), reference_logits(tiny, stream)) < TOLERANCE
+    stream.positions = theirs[:, 0]
+    assert distance(our_logits(ours, stream), reference_logits(tiny, stream)) < TOLERANCE
+
+
 def test_live_stream_whole(tiny: Any, ours: Checkpoint) -> None:
     stream = live_stream(ours)
     assert distance(our_logits(ours, stream), reference_logits(tiny, stream)) < TOLERANCE

@@ -1,0 +1,123 @@
+"""What the engine and training count on beyond the right numbers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.models.config import ModelConfig, TextConfig, VisionConfig
+from workers.models.model import VisionLanguageModel, empty_model
+
+TEXT = TextConfig(
+    vocab_size=50,
+    hidden_size=32,
+    intermediate_size=48,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    norm_eps=1e-6,
+    rope_theta=1e4,
+    mrope_section=(1, 1, 2),
+    trained_length=512,
+    qkv_bias=True,
+    qk_norm=False,
+    tied_embeddings=True,
+)
+VISION = VisionConfig(
+    depth=2,
+    hidden_size=32,
+    intermediate_size=48,
+    heads=2,
+    out_hidden_size=32,
+    patch_size=2,
+    temporal_patch_size=2,
+    merge_size=2,
+    window_size=8,
+    full_attention_blocks=frozenset({1}),
+    tokens_per_second=2,
+)
+CONFIG = ModelConfig("qwen2_5_vl", TEXT, VISION)
+
+
+def causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
+
+
+def see_and_read(model: VisionLanguageModel, patches: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+    """Logits after the last of the tokens, which follow one picture of 6 x 10 patches."""
+    decoder = model.decoder
+    embeds = torch.cat((model.vision(patches, (1, 6, 10))[0], decoder.embed(tokens)))
+    return decoder.logits(decoder(embeds, decoder.rope.rotation(positions), causal, slice(-1, None)))
+
+
+def inputs(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    patches = torch.randn(1, 60, VISION.patch_dim, device=device, dtype=dtype)
+    positions = torch.arange(20, device=device).expand(3, -1)
+    return patches, torch.arange(5, device=device), positions
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_value_is_ever_read_by_the_host(dtype: torch.dtype) -> None:
+    """On the meta device tensors have no values, so whatever made the host wait for one would fail."""
+    meta = torch.device("meta")
+    model = empty_model(CONFIG, meta, dtype)
+    logits = see_and_read(model, *inputs(meta, dtype))
+    assert logits.shape == (1, 50)
+    assert logits.dtype == dtype
+
+
+@pytest.mark.unit
+def test_training_reaches_every_weight_through_both_parts() -> None:
+    model = VisionLanguageModel(CONFIG)
+    loss = see_and_read(model, *inputs(torch.device("cpu"))).logsumexp(dim=-1).sum()
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    unreached = [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is None]
+    assert unreached == []
+
+
+@pytest.mark.unit
+def test_the_compiler_sees_one_graph() -> None:
+    model = VisionLanguageModel(CONFIG)
+    compiled = torch.compile(see_and_read, fullgraph=True, backend="eager")
+    arguments = inputs(torch.device("cpu"))
+    with torch.no_grad():
+        see_and_read(model, *arguments)  # the layout of a shape is made once, outside any graph
+        torch.testing.assert_close(compiled(model, *arguments), see_and_read(model, *arguments))
+
+
+@pytest.mark.unit
+def test_half_precision_stays_close() -> None:
+    model, arguments = VisionLanguageModel(CONFIG), inputs(torch.device("cpu"))
+    with torch.no_grad():
+        exact = see_and_read(model, *arguments)
+        half = see_and_read(model.bfloat16(), *arguments).float()
+    assert (exact - half).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_runs_without_waiting_and_agrees_with_the_processor() -> None:
+    cuda = torch.device("cuda")
+    model = VisionLanguageModel(replace(CONFIG, text=replace(TEXT, tied_embeddings=False))).eval()
+    arguments = inputs(torch.device("cpu"))
+    with torch.inference_mode():
+        expected = see_and_read(model, *arguments)
+        model = model.to(cuda, torch.bfloat16)
+        there = tuple(argument.to(cuda) for argument in arguments)
+        see_and_read(model, *there)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            logits = see_and_read(model, *there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert (logits.float().cpu() - expected).abs().max() < 0.05 * expected.abs().max()
