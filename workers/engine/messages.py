@@ -19,6 +19,8 @@ import msgspec
 
 from protocol.messages import FinishReason, Message, Mode, ModelCard
 
+Outcome = Literal["prefilled", "dropped_late", "dropped_similar", "dropped_full", "dropped_closed", "dropped_invalid"]
+
 # --- worker -> engine -------------------------------------------------------------------------------------------------
 
 
@@ -119,13 +121,14 @@ class FrameTaken(Message, frozen=True, kw_only=True, tag="frame_taken"):
 
     ``tokens`` and ``kv_bytes`` are what the session holds after it: tokens in its trunk, bytes of pages in all.
     ``dropped_full``: the policy keeps everything and the budget is used up. ``dropped_closed``: its session is gone.
+    ``dropped_invalid``: no such slot, or a picture that is empty, too large or too oblong.
     """
 
     session_id: str
     sequence: int
     t_ms: int
     slot: int
-    outcome: Literal["prefilled", "dropped_late", "dropped_similar", "dropped_full", "dropped_closed"]
+    outcome: Outcome
     tokens: int = 0
     kv_bytes: int = 0
 
@@ -156,7 +159,7 @@ class QuestionDone(Message, frozen=True, kw_only=True, tag="done"):
 
 
 class EngineNotice(Message, frozen=True, kw_only=True, tag="notice"):
-    """Codes: branch_went_live, memory_full."""
+    """Codes: branch_went_live, not_remembered."""
 
     session_id: str
     question_id: str = ""

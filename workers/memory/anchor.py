@@ -12,8 +12,11 @@ from dataclasses import replace
 from workers.memory.chain import Block
 
 
-def closed(blocks: Sequence[Block]) -> tuple[tuple[Block, ...], int]:
-    """The blocks without gaps between them, and by how much the last of them, and the clock after it, moved down."""
+def closed(blocks: Sequence[Block], coming: int) -> tuple[tuple[Block, ...], int]:
+    """The blocks without gaps between them, and by how much whatever comes after them has to move down.
+
+    `coming` is the smallest position that tokens to come will get.
+    """
     anchored: list[Block] = []
     moved, reached = 0, 0
     for block in blocks:
@@ -22,4 +25,4 @@ def closed(blocks: Sequence[Block]) -> tuple[tuple[Block, ...], int]:
         moved += gap
         reached = max(reached, high - gap + 1)
         anchored.append(replace(block, turn=block.turn + moved) if moved else block)
-    return tuple(anchored), moved
+    return tuple(anchored), moved + max(0, coming - moved - reached)

@@ -73,7 +73,7 @@ class Chain:
     """A list of blocks within a session's share and fact table."""
 
     def __init__(self, share: Share, facts: Facts) -> None:
-        self._share, self._facts = share, facts
+        self.share, self.facts = share, facts
         self._pool = share.pool
         self.blocks: tuple[Block, ...] = ()
         self._parts: tuple[Part, ...] | None = None
@@ -86,6 +86,11 @@ class Chain:
     @property
     def pages(self) -> int:
         return sum(block.pages.shape[-1] for block in self.blocks)
+
+    @property
+    def free(self) -> int:
+        """Pages left in the session's share."""
+        return self.share.free
 
     def parts(self) -> tuple[Part, ...]:
         """All blocks as attention sees them."""
@@ -103,7 +108,7 @@ class Chain:
         A piece that does not join starts a page, so that it leaves whole pages when it goes.
         """
         needs = [self._need(pieces, index) for index in range(len(pieces))]
-        taken = self._share.take(sum(count for _, count in needs))
+        taken = self.share.take(sum(count for _, count in needs))
         cuts = np.cumsum([count for _, count in needs])[:-1]
         pages = tuple(np.split(taken, cuts, axis=-1))
         slots, tail = [], self.blocks[-1] if self.blocks else None
@@ -121,7 +126,7 @@ class Chain:
         for piece, grows, pages in zip(draft.pieces, draft.grows, draft.pages, strict=True):
             slots = draft.slots[:, :, start : start + len(piece)]
             start += len(piece)
-            first = self._facts.add(piece.kind, piece.positions, piece.time_ms, piece.grid)
+            first = self.facts.add(piece.kind, piece.positions, piece.time_ms, piece.grid)
             self._pool.write_ids(slots, np.arange(first, first + len(piece), dtype=np.int32))
             self._append(piece, first, pages, grows)
         self._changed()
@@ -130,7 +135,7 @@ class Chain:
         """Gives a draft's pages back."""
         self._expect(draft)
         for pages in draft.pages:
-            self._share.drop(pages)
+            self.share.drop(pages)
         self._version += 1
 
     def clear(self) -> None:
@@ -148,7 +153,7 @@ class Chain:
         """IntegrityError unless every slot in use holds the token that its block says, and that token is known."""
         for block in self.blocks:
             ids = self._pool.read_ids(slots_of(self._pool, block))
-            self._facts.of(ids)
+            self.facts.of(ids)
             if block.first >= 0 and (ids != np.arange(block.first, block.first + block.tokens)).any():
                 raise IntegrityError(f"a block of {block.kind.name} holds other tokens than its own")
 
@@ -178,8 +183,8 @@ class Chain:
     def _forget(self, blocks: Iterable[Block]) -> None:
         """Gives up blocks' pages and tokens."""
         for block in blocks:
-            self._facts.forget(np.unique(self._pool.read_ids(slots_of(self._pool, block))))
-            self._share.drop(block.pages)
+            self.facts.forget(np.unique(self._pool.read_ids(slots_of(self._pool, block))))
+            self.share.drop(block.pages)
 
     def _expect(self, draft: Draft) -> None:
         if draft.version != self._version:

@@ -12,4 +12,4 @@ class Full:
 
     def keep(self, contents: Contents, pages: int) -> Keep:
         """Every block, whether it fits or not."""
-        return Keep(np.ones(len(contents.kinds), dtype=np.bool_))
+        return Keep(np.ones(len(contents.blocks), dtype=np.bool_))

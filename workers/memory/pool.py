@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,7 +29,12 @@ class PagePool:
     """
 
     def __init__(
-        self, shape: KVShape, pages: int, page_size: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        self,
+        shape: KVShape,
+        pages: int,
+        page_size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
         planes = (shape.layers, shape.groups)
         size = (*planes, pages * page_size, shape.heads, shape.head_dim)
@@ -146,6 +153,15 @@ class Share:
         count = gone.shape[-1]
         self._free[:, :, self._left : self._left + count] = gone[:, :, ::-1]
         self._left += count
+
+    def check_holds(self, held: Sequence[Pages]) -> None:
+        """IntegrityError unless each page is held as often as it is listed, in every plane."""
+        expected = np.zeros_like(self.pool.references)
+        for pages in held:
+            layer, group = _planes(pages)
+            np.add.at(expected, (layer, group, pages), 1)
+        if not np.array_equal(expected[:, :, self.ids], self.pool.references[:, :, self.ids]):
+            raise IntegrityError("pages are held by somebody unknown, or not by somebody who should")
 
     def check_integrity(self) -> None:
         """IntegrityError unless free and held pages together are the share's, each once, in every plane."""

@@ -38,13 +38,13 @@ class Trunk(Chain):
 
     def snapshot(self) -> Snapshot:
         """The trunk of this moment, without copying; it costs pages only once the trunk has moved on."""
-        self._share.hold(all_pages(self._pool, self.blocks))
-        return Snapshot(self.blocks, self._share)
+        self.share.hold(all_pages(self._pool, self.blocks))
+        return Snapshot(self.blocks, self.share)
 
     def shrink(self, pages: int) -> bool:
         """Lets the policy bring the trunk down to `pages` pages; whether it did."""
         if self.pages > pages:
-            self.compact(self._policy.keep(Contents(self.blocks, self._pool, self._facts), pages))
+            self.compact(self._policy.keep(Contents(self.blocks, self._pool, self.facts), pages))
         return self.pages <= pages
 
     def compact(self, keep: Keep) -> None:
@@ -58,8 +58,8 @@ class Trunk(Chain):
         core = None if keep.survivors is None or not keep.survivors.size else self._gather(gone, keep.survivors)
         kept_ids = np.empty(0, np.int32) if core is None or keep.survivors is None else np.unique(keep.survivors)
         for block in gone:
-            self._facts.forget(np.setdiff1d(self._ids_of(block), kept_ids))
-            self._share.drop(block.pages)
+            self.facts.forget(np.setdiff1d(self._ids_of(block), kept_ids))
+            self.share.drop(block.pages)
         first = int(np.flatnonzero(~keep.whole)[0])
         kept = [block for block, whole in zip(self.blocks, keep.whole, strict=True) if whole]
         self.blocks = (*kept[:first], *([core] if core else []), *kept[first:])
@@ -74,9 +74,9 @@ class Trunk(Chain):
             self.compact(Keep(whole))
         return bool(rest)
 
-    def close_gaps(self) -> int:
-        """Re-anchors the blocks; by how many positions the clock has to move down with the last of them."""
-        self.blocks, moved = closed(self.blocks)
+    def close_gaps(self, coming: int) -> int:
+        """Re-anchors the blocks; by how many positions whatever comes moves down, of which `coming` is the smallest."""
+        self.blocks, moved = closed(self.blocks, coming)
         self._changed()
         return moved
 
@@ -86,13 +86,13 @@ class Trunk(Chain):
         turns = np.repeat([block.turn for block in gone], [block.tokens for block in gone])
         picked = _places(self._pool.read_ids(sources), survivors)
         count = survivors.shape[-1]
-        pages = self._share.take(-(-count // self._pool.page_size))
+        pages = self.share.take(-(-count // self._pool.page_size))
         targets = self._pool.slots_of(pages)[:, :, :count]
         self._copy(np.take_along_axis(sources, picked, axis=-1), targets, -turns[picked])
         self._pool.write_ids(targets, survivors)
         ids, firsts = np.unique(survivors, return_index=True)
-        self._facts.move(ids, -turns[picked].reshape(-1)[firsts])
-        positions = self._facts.of(ids)["position"]
+        self.facts.move(ids, -turns[picked].reshape(-1)[firsts])
+        positions = self.facts.of(ids)["position"]
         low, high = int(positions.min()), int(positions.max())
         biased = any(block.biased for block in gone)
         return Block(Kind.FRAME, gone[-1].time_ms, -1, -1, count, pages, low, high, biased=biased)

@@ -1,0 +1,79 @@
+"""`python -m workers.engine`: the engine process, as `client.py` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from workers.engine.engine import Engine
+from workers.engine.messages import Event
+from workers.engine.process import serve
+from workers.engine.ring import PixelRing
+from workers.engine.settings import EngineSettings
+from workers.models.checkpoint import open_checkpoint
+from workers.models.hub import resolve
+
+
+def main() -> None:
+    """Serves the socket that was inherited until it closes.
+
+    An interrupt from the terminal is the worker's to deal with: it reaches both, and the worker closes the socket.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arguments = _parser().parse_args()
+    peer = socket.socket(fileno=arguments.socket_fd)
+    os.set_inheritable(arguments.socket_fd, False)
+    ring = PixelRing(arguments.ring_fd, arguments.ring_slots, arguments.ring_slot_bytes)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with peer:
+        serve(peer, lambda emit: _engine(arguments, ring, emit))
+
+
+def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Event], None]) -> Engine:
+    """Loads the model. ModelError says what is wrong with it."""
+    cuda = arguments.device == "cuda"
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.bfloat16 if cuda else torch.float32
+    folder = resolve(arguments.model, revision=arguments.revision, cache=arguments.cache_dir, offline=arguments.offline)
+    settings = EngineSettings(
+        name=arguments.model,
+        pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
+        step_tokens=arguments.step_tokens or (2_048 if cuda else 256),
+        step_pictures=arguments.step_pictures or (16 if cuda else 4),
+        trained_length=arguments.trained_length,
+    )
+    checkpoint = open_checkpoint(folder, arguments.device, dtype)
+    return Engine(checkpoint, settings, lambda frame: ring.pixels(frame.slot, frame.height, frame.width), emit)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workers.engine", description="The engine process of a worker.")
+    pipe = parser.add_argument_group("what the worker passes on")
+    pipe.add_argument("--socket-fd", type=int, required=True)
+    pipe.add_argument("--ring-fd", type=int, required=True)
+    pipe.add_argument("--ring-slots", type=int, required=True)
+    pipe.add_argument("--ring-slot-bytes", type=int, required=True)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, help="bundled name, folder, or organisation/name on the hub")
+    model.add_argument("--revision", help="branch, tag or commit on the hub")
+    model.add_argument("--cache-dir", type=Path, help="where downloads are kept")
+    model.add_argument("--offline", action="store_true", help="download nothing")
+    model.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    model.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on cpu, bfloat16 on cuda")
+    model.add_argument("--trained-length", type=int, help="largest distance between positions; default: the model's")
+    sizes = parser.add_argument_group("sizes")
+    sizes.add_argument("--pool-tokens", type=int, help="KV slots for all sessions together")
+    sizes.add_argument("--step-tokens", type=int, help="decoder tokens in one step")
+    sizes.add_argument("--step-pictures", type=int, help="pictures through the vision encoder in one step")
+    sizes.add_argument("--threads", type=int, help="CPU threads of torch")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

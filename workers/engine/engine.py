@@ -1,0 +1,200 @@
+"""The engine: sessions on one model, advanced step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from torch import Tensor
+
+from protocol.messages import ModelCard
+from workers.attention.plain import PlainAttention
+from workers.core import Attention, KVShape, KVStore, Turn
+from workers.engine.batch import Runner
+from workers.engine.messages import (
+    AskQuestion,
+    CancelQuestion,
+    CloseSession,
+    Command,
+    EndMedia,
+    Opened,
+    OpenSession,
+    PushFrame,
+    Ready,
+    Refused,
+    SessionClosed,
+    StepStats,
+)
+from workers.engine.scheduler import StepLimits
+from workers.engine.session import Emit, Frame, Session, Voice, taken
+from workers.engine.settings import EngineSettings
+from workers.engine.stepper import Pixels, Stepper
+from workers.engine.timeline import Bounds
+from workers.memory.facts import Facts
+from workers.memory.policies import POLICIES
+from workers.memory.pool import PagePool, PoolExhausted
+from workers.memory.trunk import Trunk
+from workers.models.checkpoint import Checkpoint
+from workers.models.rope import Rope, rotate
+from workers.perception.vision import Eye
+
+MakeAttention = Callable[[KVStore, Turn], Attention]
+
+
+class Engine:
+    """Takes commands between steps; everything it has to say goes to `emit` the moment it is known."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: EngineSettings,
+        pixels: Pixels,
+        emit: Emit,
+        make_attention: MakeAttention = PlainAttention,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`pixels` gives a pushed frame's picture; it is read once, before the frame's FrameTaken."""
+        self._checkpoint, self._settings = checkpoint, settings
+        self._pixels, self._emit, self._now = pixels, emit, now
+        self._voice = Voice(checkpoint.chat, checkpoint.tokenizer)
+        self._eye = Eye(checkpoint.model.vision, checkpoint.pixels)
+        self.pool = _pool(checkpoint, settings)
+        self._turn = turn_with(checkpoint.model.decoder.rope)
+        runner = Runner(checkpoint.model.decoder, make_attention(self.pool.store, self._turn))
+        limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
+        self._trained_length = settings.trained_length or checkpoint.config.text.trained_length
+        self.sessions: dict[str, Session] = {}
+        self._stepper = Stepper(runner, self._eye, pixels, limits)
+
+    @property
+    def ready(self) -> Ready:
+        """What this engine can do."""
+        tokens = self.pool.pages * self.pool.page_size
+        card = ModelCard(
+            name=self._settings.name,
+            frame_width=self._eye.side,
+            frame_height=self._eye.side,
+            tokens_per_frame=self._eye.tokens,
+            pictures_per_grid=1,
+            max_fps=self._checkpoint.config.vision.tokens_per_second,
+            default_budget_tokens=min(self._settings.default_budget, tokens),
+            max_budget_tokens=tokens,
+            bytes_per_token=self.pool.page_bytes // self.pool.page_size,
+            policies=list(POLICIES),
+        )
+        return Ready(card=card, capacity_tokens=tokens)
+
+    @property
+    def stats(self) -> StepStats:
+        counters = self._stepper.counters
+        return StepStats(
+            steps=counters.steps,
+            frames=counters.frames,
+            decode_tokens=counters.decode_tokens,
+            question_tokens=counters.question_tokens,
+            pages_used=self.pool.pages_used,
+            pages_total=self.pool.pages,
+            vision_seconds=counters.vision_seconds,
+            decoder_seconds=counters.decoder_seconds,
+            queued_frames=sum(len(session.frames) for session in self.sessions.values()),
+        )
+
+    def step(self) -> bool:
+        """One step; False if there was nothing to do."""
+        return self._stepper.step(list(self.sessions.values()), self._now())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether time alone may bring something to do."""
+        return any(session.waiting or session.frames for session in self.sessions.values())
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def handle(self, command: Command) -> None:
+        """Carries a command out, or refuses it by an event."""
+        if isinstance(command, OpenSession):
+            self._open(command)
+        elif isinstance(command, PushFrame):
+            self._push(command)
+        elif isinstance(command, AskQuestion | CancelQuestion | EndMedia | CloseSession):
+            session = self.sessions.get(command.session_id)
+            if session is None:
+                question_id = command.question_id if isinstance(command, AskQuestion | CancelQuestion) else ""
+                self._refuse(command.session_id, "unknown_session", "no such session is open here", question_id)
+            else:
+                self._tell(session, command)
+
+    def _tell(self, session: Session, command: AskQuestion | CancelQuestion | EndMedia | CloseSession) -> None:
+        if isinstance(command, AskQuestion):
+            session.ask(command)
+        elif isinstance(command, CancelQuestion):
+            session.cancel(command.question_id)
+        elif isinstance(command, EndMedia):
+            session.end_media(command.at_ms)
+        else:
+            session.close()
+            self.pool.close(session.trunk.share)
+            del self.sessions[session.id]
+            self._emit(SessionClosed(session_id=session.id))
+
+    def _open(self, command: OpenSession) -> None:
+        make_policy = POLICIES.get(command.policy)
+        page_size = self.pool.page_size
+        pages = command.budget_tokens // page_size
+        bounds = self._bounds(pages)
+        header = len(self._voice.chat.header(command.instructions))
+        smallest = header + 2 * page_size + 2 * self._eye.tokens
+        if command.session_id in self.sessions:
+            self._refuse(command.session_id, "duplicate_session", "a session of this id is open")
+        elif make_policy is None:
+            self._refuse(command.session_id, "unknown_policy", f"policies are {', '.join(POLICIES)}")
+        elif bounds.pages * page_size < smallest or header + self._eye.tokens > bounds.trained_length // 2:
+            message = f"{command.budget_tokens} tokens are too few for {header} of instructions and two frames"
+            self._refuse(command.session_id, "budget_too_small", message)
+        else:
+            try:
+                share = self.pool.open(pages)
+            except PoolExhausted as error:
+                self._refuse(command.session_id, "no_capacity", str(error))
+                return
+            trunk = Trunk(share, Facts(), make_policy(), self._turn)
+            self.sessions[command.session_id] = Session(command, trunk, bounds, self._voice, self._emit)
+            self._emit(Opened(session_id=command.session_id, kv_budget_bytes=pages * self.pool.page_bytes))
+
+    def _bounds(self, pages: int) -> Bounds:
+        """A quarter of the share is left beside the trunk, or what four frames and a short exchange take, if less."""
+        aside = min(pages // 4, -(-(4 * self._eye.tokens + 256) // self.pool.page_size))
+        return Bounds(pages - aside, self._trained_length, self._settings.reanchor)
+
+    def _push(self, command: PushFrame) -> None:
+        session = self.sessions.get(command.session_id)
+        if session is None:
+            self._emit(taken(command, "dropped_closed"))
+            return
+        try:
+            height, width = self._eye.size(command.height, command.width)
+            self._pixels(command)
+        except ValueError:
+            session.taken(Frame(command, 0), "dropped_invalid")
+            return
+        session.frames.append(Frame(command, height * width))
+
+    def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
+        self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))
+
+
+def _pool(checkpoint: Checkpoint, settings: EngineSettings) -> PagePool:
+    text = checkpoint.config.text
+    weight = checkpoint.model.decoder.embed_tokens.weight
+    shape = KVShape(layers=text.layers, groups=1, heads=text.kv_heads, head_dim=text.head_dim)
+    pages = settings.pool_tokens // settings.page_size
+    return PagePool(shape, pages, settings.page_size, weight.dtype, weight.device)
+
+
+def turn_with(rope: Rope) -> Turn:
+    """Rotates as the model does, all three axes alike."""
+
+    def turn(vectors: Tensor, by: Tensor) -> Tensor:
+        return rotate(vectors, rope.rotation(by.expand(3, -1)))
+
+    return turn

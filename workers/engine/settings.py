@@ -1,0 +1,25 @@
+"""What an engine is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """`name` is what the model is called; sizes are in tokens unless said otherwise.
+
+    `pool_tokens`: KV slots of the whole pool. `step_tokens`, `step_pictures`: what one step may take through decoder
+    and vision tower; `floor_tokens`: what is left of it for prompts and frames however many answers run.
+    `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
+    """
+
+    name: str = "model"
+    pool_tokens: int = 16_384
+    default_budget: int = 2_048
+    page_size: int = 16
+    step_tokens: int = 256
+    step_pictures: int = 4
+    floor_tokens: int = 64
+    trained_length: int | None = None
+    reanchor: bool = True

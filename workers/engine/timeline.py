@@ -1,0 +1,134 @@
+"""A trunk and its clock: lays texts and frames out, and keeps them inside budget and trained length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from workers.core import Kind
+from workers.engine.batch import Work
+from workers.memory.chain import Draft, Piece
+from workers.memory.trunk import Trunk
+from workers.models.chat import Chat, Span
+from workers.models.clock import Clock
+from workers.perception.vision import Features
+
+Spell = Callable[[Clock], Span]
+"""Lays tokens out from wherever the clock will stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a trunk must stay within.
+
+    `pages`: of the session's share, what the trunk may have; the rest is for branches and for what they pin.
+    `trained_length`: no query may stand farther from a key that it sees. `reserve`: positions of it kept for branches.
+    """
+
+    pages: int
+    trained_length: int
+    reanchor: bool = True
+
+    @property
+    def reserve(self) -> int:
+        return self.trained_length // 4
+
+
+class Writing(NamedTuple):
+    """Tokens under way into the trunk: the work that computes them, and what is true once it is done."""
+
+    work: Work
+    draft: Draft
+    clock: Clock
+    newest_ms: int
+
+
+class Timeline:
+    """Writes one thing at a time: `text` or `frame` draws it up, `commit` makes it part of the trunk."""
+
+    def __init__(self, trunk: Trunk, clock: Clock, chat: Chat, bounds: Bounds, relieve: Callable[[int], bool]) -> None:
+        """`relieve` makes so many pages of the session's share free, or says that it cannot."""
+        self.trunk, self.clock, self.bounds = trunk, clock, bounds
+        self.newest_ms = -1
+        self.moved = 0
+        """By how many positions the clock has been moved down so far."""
+        self._chat, self._relieve = chat, relieve
+        self._grids = 0
+
+    def text(self, kind: Kind, spell: Spell) -> Writing | None:
+        """A text in pages of its own; None if it is too large for the trunk."""
+        if not self._anchor(spell):
+            return None
+        span = spell(self.clock)
+        return self._draw_up(span, [Piece(kind, span.positions, self.newest_ms)], self.newest_ms)
+
+    def frame(self, time_ms: int, features: Features) -> Writing | None:
+        """A frame, whole, with the tokens that open its segment; None if the policy makes no room for it."""
+
+        def spell(clock: Clock) -> Span:
+            split = self._far(clock)
+            return self._chat.frame(clock, time_ms, features.height, features.width, scene_change=split)
+
+        if not self._anchor(spell):
+            return None
+        span = spell(self.clock)
+        lead = len(span) - len(features.tokens)
+        pieces = [Piece(Kind.FRAME, span.positions[:, lead:], time_ms, self._grids)]
+        if lead:
+            opening = span.positions[:, :lead]
+            pieces.insert(0, Piece(Kind.TEXT, opening, self.newest_ms, joins=self._goes_on(int(opening.min()))))
+        return self._draw_up(span, pieces, time_ms, features)
+
+    def commit(self, writing: Writing) -> None:
+        """The work is done: its tokens are part of the trunk, all at once."""
+        self.trunk.commit(writing.draft)
+        self.clock = writing.clock
+        self.newest_ms = max(self.newest_ms, writing.newest_ms)
+        self._grids += any(piece.kind == Kind.FRAME for piece in writing.draft.pieces)
+
+    def _draw_up(
+        self, span: Span, pieces: list[Piece], newest_ms: int, features: Features | None = None
+    ) -> Writing | None:
+        if not self._make_room(pieces):
+            return None
+        draft = self.trunk.draft(pieces)
+        tokens = None if features is None else features.tokens
+        work = Work(span.tokens, span.positions, draft.slots, self.trunk.parts(), wanted=False, features=tokens)
+        return Writing(work, draft, span.clock, newest_ms)
+
+    def _make_room(self, pieces: list[Piece]) -> bool:
+        """Has the policy shrink the trunk until the pieces fit; dropping a text may cost them the page they shared."""
+        while True:
+            need = self.trunk.pages_for(pieces)
+            if self.trunk.pages + need > self.bounds.pages:
+                if not self.trunk.shrink(self.bounds.pages - need):
+                    return False
+            elif self.trunk.free >= need:
+                return True
+            elif not self._relieve(need):
+                return False
+
+    def _goes_on(self, position: int) -> bool:
+        """Whether no gap lies between the trunk's last key and this position."""
+        last = self.trunk.blocks[-1]
+        return last.high - last.turn + 1 == position
+
+    def _far(self, clock: Clock) -> bool:
+        """Whether the open segment has grown so long that its first keys would soon be out of reach."""
+        segment = clock.segment
+        return segment is not None and clock.next - segment.base > self.bounds.reserve
+
+    def _anchor(self, spell: Spell) -> bool:
+        """Brings the clock down until what is to be written, and a branch after it, stays within the trained length."""
+        if not self.bounds.reanchor:
+            return True
+        while spell(self.clock).clock.next + self.bounds.reserve > self.bounds.trained_length:
+            segment = self.clock.segment
+            moved = self.trunk.close_gaps(self.clock.next if segment is None else segment.base)
+            if moved:
+                self.moved += moved
+                self.clock = self.clock.shifted(-moved)
+            elif not self.trunk.drop_oldest():
+                return False
+        return True
