@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from protocol.errors import BadRequest
-from protocol.messages import Control, Lane, Output, Picture, Sound
+from protocol.messages import Control, Lane, Notice, Output, Picture, Sound
 
 T = TypeVar("T")
 
@@ -26,8 +26,11 @@ def decode(kind: type[T], data: bytes) -> T:
 
 
 def decode_output(data: bytes) -> Output:
-    """Reads one entry of an output stream."""
-    message: Output = decode(Output, data)  # type: ignore[arg-type]  # a union is no type to the checker
+    """Reads one entry of an output stream. What this version cannot read becomes the notice ``unknown_output``."""
+    try:
+        message: Output = decode(Output, data)  # type: ignore[arg-type]  # a union is no type to the checker
+    except BadRequest:
+        return Notice(code="unknown_output", message="the session said something that this version cannot read")
     return message
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from protocol import keys
 from protocol.codec import decode, decode_lane, encode
 from protocol.connection import Argument, Call, Connection
-from protocol.errors import LeaseLost, NotFound, SessionClosed
+from protocol.errors import BadRequest, LeaseLost, NotFound, SessionClosed
 from protocol.ids import START, EntryId
 from protocol.messages import Control, Lane, MediaEnd, Picture, SessionSpec, SessionStats, Sound
 from protocol.retention import Retention
@@ -139,7 +139,7 @@ class LaneEntry:
     session_id: str
     lane: Lane
     id: EntryId
-    message: Control | Picture | Sound
+    message: Control | Picture | Sound | None  # None: cannot be read by this version
 
 
 @dataclass(frozen=True)
@@ -187,4 +187,7 @@ class LaneTail:
 
 
 def _lane_entry(session_id: str, lane: Lane, entry: Entry) -> LaneEntry:
-    return LaneEntry(session_id, lane, entry.id, decode_lane(lane, entry.payload))
+    try:
+        return LaneEntry(session_id, lane, entry.id, decode_lane(lane, entry.payload))
+    except BadRequest:
+        return LaneEntry(session_id, lane, entry.id, None)

@@ -221,9 +221,11 @@ return {'ok'}
 """)
 
 # KEYS session lease | worker epoch
+# The epoch moves on, so that a renewal still on its way does not take the lease back.
 RELEASE = Script("""
 if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return {'lost'} end
 redis.call('DEL', KEYS[2])
+redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 return {'ok'}
 """)
 
