@@ -68,6 +68,7 @@ def _qwen25vl_vision(section: Section) -> VisionConfig:
         full_attention_blocks=frozenset(section.integers("fullatt_block_indexes", (7, 15, 23, 31))),
         tokens_per_second=section.number("tokens_per_second", 4),
         channels=section.integer("in_channels", section.integer("in_chans", 3)),
+        rope_theta=(section.section("rope_parameters") or section).number("rope_theta", 10_000.0),
     )
 
 

@@ -107,3 +107,14 @@ def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not JSON"):
         read_config(tmp_path)
+
+
+@pytest.mark.parity
+def test_absent_keys_mean_what_they_mean_to_transformers(tmp_path: Path) -> None:
+    from transformers import Qwen2_5_VLConfig
+
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 320}
+    sparse = {**sizes, "intermediate_size": 99, "rope_parameters": {"mrope_section": [8, 12, 12]}}
+    complete = Qwen2_5_VLConfig(text_config=dict(sparse), vision_config={}).to_dict()
+    short = {"model_type": "qwen2_5_vl", "text_config": {**sparse, "num_key_value_heads": 8}, "vision_config": {}}
+    assert read_config(write(tmp_path, short)) == read_config(write(tmp_path, complete))
