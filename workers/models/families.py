@@ -36,6 +36,8 @@ class Family:
 
 
 def _qwen25vl_config(root: Section) -> ModelConfig:
+    if root.values.get("quantization_config"):
+        raise UnsupportedModel("config.json: quantised weights are not supported; take the original checkpoint")
     vision = root.section("vision_config")
     if vision is None:
         raise CheckpointError("config.json lacks vision_config")

@@ -41,28 +41,28 @@ def placements(model: VisionLanguageModel) -> dict[str, Placement]:
 
 
 def _placed(name: str, parameter: nn.Parameter, config: ModelConfig) -> dict[str, Placement]:
-    outside = _hub_name(name)
     start, placed = 0, {}
-    for part, rows in _parts(name, len(parameter), config):
+    for outside, rows in _parts(name, len(parameter), config):
         shape = (rows, *parameter.shape[1:])
         if name == "vision.patch_embed.weight":
             vision = config.vision
             shape = (rows, vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-        fused = "qkv_proj" if "qkv_proj" in outside else "gate_up_proj"
-        placed[outside.replace(fused, part) if part else outside] = Placement(name, start, rows, shape)
+        placed[outside] = Placement(name, start, rows, shape)
         start += rows
     return placed
 
 
 def _parts(name: str, rows: int, config: ModelConfig) -> list[tuple[str, int]]:
-    """The projections fused in a parameter with their rows; one nameless part for any other parameter."""
+    """The tensors on the hub that a parameter holds one below the other, with their rows; one unless it is fused."""
+    outside = _hub_name(name)
     if ".qkv_proj." in name:
         text = config.text
         queries, keys = text.heads * text.head_dim, text.kv_heads * text.head_dim
-        return [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)]
+        heights = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+        return [(outside.replace("qkv_proj", part), height) for part, height in heights.items()]
     if ".gate_up_proj." in name:
-        return [("gate_proj", rows // 2), ("up_proj", rows // 2)]
-    return [("", rows)]
+        return [(outside.replace("gate_up_proj", part), rows // 2) for part in ("gate_proj", "up_proj")]
+    return [(outside, rows)]
 
 
 def _hub_name(name: str) -> str:

@@ -78,6 +78,7 @@ def test_flat_and_nested_spellings_mean_the_same(tmp_path: Path) -> None:
     [
         ({"model_type": "qwen9_vl"}, UnsupportedModel, "'qwen9_vl' is not supported; supported: qwen2_5_vl"),
         ({"model_type": None}, UnsupportedModel, "None is not supported"),
+        ({"quantization_config": {"quant_method": "awq"}}, UnsupportedModel, "quantised weights"),
         ({"vision_config": None}, CheckpointError, "lacks vision_config"),
         ({"hidden_size": None}, CheckpointError, "lacks hidden_size"),
         ({"hidden_size": "2048"}, CheckpointError, "hidden_size must be a positive integer, not '2048'"),
