@@ -1,0 +1,305 @@
+"""What the chart must get right whatever the values: rendered by Helm, looked at as objects."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.settings import Settings as GatewaySettings
+from tests.deploy.charts import CHART, EXAMPLES, NEEDS, Object, example, kinds, merged, render, render_texts, the
+from workers.settings import Settings as WorkerSettings
+
+pytestmark = pytest.mark.unit
+
+FIELDS = {"gateway": set(GatewaySettings.model_fields), "worker": set(WorkerSettings.model_fields)}
+
+
+@pytest.fixture(params=[path.stem for path in EXAMPLES])
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    """Each of the example releases in turn."""
+    return render(example(request.param))
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
+    """Each object that makes pods, with the pod's template."""
+    for item in objects:
+        if item["kind"] == "Deployment":
+            yield item, item["spec"]["template"]
+        elif item["kind"] == "Pod":
+            yield item, item
+
+
+def containers(objects: list[Object]) -> Iterator[Object]:
+    for _, pod in pods(objects):
+        yield from pod["spec"]["containers"]
+
+
+def environment(container: Object) -> dict[str, str]:
+    """The variables that are given a value in the manifest itself."""
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def container(objects: list[Object], component: str) -> Object:
+    (only,) = the(objects, "Deployment", component)["spec"]["template"]["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def test_lint_has_no_complaint() -> None:
+    helm = pytest.importorskip("helm_python", reason=NEEDS)
+    for path in EXAMPLES:
+        report = helm.lint(CHART, example(path.stem), strict=True)
+        assert [message for message in report["messages"] if message["severity"] > 1] == []
+        assert report["errors"] == []
+
+
+def test_no_two_objects_share_a_name(objects: list[Object]) -> None:
+    assert len(set(kinds(objects))) == len(objects)
+
+
+def test_what_is_off_is_not_there() -> None:
+    everything = render(example("production"))
+    no_gateway = render(example("workers"))
+    assert not [name for name in kinds(no_gateway) if name.endswith("-gateway")]
+    assert not [name for name in kinds(no_gateway) if name.startswith("Pod/")]
+    bare = merged(example("production"), {"networkPolicy": {"enabled": False}, "worker": {"enabled": False}})
+    left = {name.split("/")[0] for name in kinds(render(bare))}
+    assert "NetworkPolicy" not in left
+    assert "ScaledObject" not in left
+    assert "NetworkPolicy" in {name.split("/")[0] for name in kinds(everything)}
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_variable_is_a_setting_of_its_program(objects: list[Object]) -> None:
+    for item in containers(objects):
+        if item["name"] not in FIELDS:
+            continue
+        named = {entry["name"] for entry in item["env"] if entry["name"].startswith("LONGLOOK_")}
+        assert named
+        assert {name.removeprefix("LONGLOOK_").lower().split("__")[0] for name in named} <= FIELDS[item["name"]]
+
+
+def test_the_gateway_understands_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = container(render(example("production")), "gateway")
+    for name, value in environment(item).items():
+        monkeypatch.setenv(name, value)
+    settings = GatewaySettings()
+    (port,) = [port["containerPort"] for port in item["ports"]]
+    assert (settings.host, settings.port) == ("0.0.0.0", port)  # noqa: S104 - it is meant to be reached
+    assert settings.drain_s == 30
+    assert settings.origins == ("https://app.example.org",)
+    assert settings.limits.sessions == 256
+    assert settings.api_keys_file == Path("/etc/longlook/keys/api-keys")
+
+
+def test_the_worker_understands_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(container(render(example("production")), "worker")).items():
+        monkeypatch.setenv(name, value)
+    settings = WorkerSettings()
+    assert (settings.model, settings.drain_s) == ("Qwen/Qwen2.5-VL-7B-Instruct", 60)
+
+
+def test_keys_and_passwords_come_from_secrets_alone(objects: list[Object]) -> None:
+    for item in containers(objects):
+        for entry in item.get("env", []):
+            if re.search("PASSWORD|TOKEN|KEY$", entry["name"]):
+                assert set(entry["valueFrom"]) == {"secretKeyRef"}
+    (keys,) = [
+        volume["secret"]["secretName"]
+        for item, pod in pods(objects)
+        for volume in pod["spec"].get("volumes", [])
+        if volume["name"] == "keys"
+    ] or ["longlook-keys"]
+    assert keys == "longlook-keys"
+
+
+def test_the_kubelet_puts_the_password_into_the_url() -> None:
+    names = [entry["name"] for entry in container(render(example("trial")), "gateway")["env"]]
+    assert names.index("VALKEY_PASSWORD") < names.index("LONGLOOK_REDIS_URL")
+    assert environment(container(render(example("trial")), "worker"))["LONGLOOK_REDIS_URL"] == (
+        "redis://:$(VALKEY_PASSWORD)@demo-longlook-valkey:6379/0"
+    )
+
+
+# --- life cycle -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("component", ["gateway", "worker"])
+def test_a_pod_has_time_to_drain_before_it_is_killed(component: str) -> None:
+    values = merged(example("production"), {component: {"drainSeconds": 123, "preStopSeconds": 7}})
+    objects = render(values)
+    spec = the(objects, "Deployment", component)["spec"]["template"]["spec"]
+    item = container(objects, component)
+    assert item["lifecycle"]["preStop"] == {"sleep": {"seconds": 7}}
+    assert environment(item)["LONGLOOK_DRAIN_S"] == "123"
+    assert spec["terminationGracePeriodSeconds"] >= 7 + 123 + 10
+
+
+def test_an_autoscaler_alone_says_how_many_pods_there_are() -> None:
+    scaled = render(example("production"))
+    fixed = render(example("trial"))
+    for component in ("gateway", "worker"):
+        assert "replicas" not in the(scaled, "Deployment", component)["spec"]
+        assert the(fixed, "Deployment", component)["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize("kind", ["keda", "hpa"])
+def test_workers_scale_by_their_reserved_share(kind: str) -> None:
+    values = merged(example("production"), {"worker": {"autoscaling": {"kind": kind, "targetShare": 0.65}}})
+    objects = render(values)
+    if kind == "keda":
+        spec = the(objects, "ScaledObject", "worker")["spec"]
+        (trigger,) = spec["triggers"]
+        assert trigger["metricType"] == "AverageValue"
+        assert trigger["metadata"]["threshold"] == "0.65"
+        assert all(isinstance(value, str) for value in trigger["metadata"].values())
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    else:
+        spec = the(objects, "HorizontalPodAutoscaler", "worker")["spec"]
+        assert spec["metrics"][0]["external"]["target"] == {"type": "AverageValue", "averageValue": "650m"}
+        behavior = spec["behavior"]
+    assert spec["scaleTargetRef"]["name"] == the(objects, "Deployment", "worker")["metadata"]["name"]
+    assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 300}]
+
+
+def test_an_update_of_the_chart_by_itself_restarts_no_pod(objects: list[Object]) -> None:
+    for item in objects:
+        if item["kind"] == "Deployment":
+            assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(
+                item["spec"]["template"]["metadata"]["labels"]
+            )
+
+
+def test_gpus_are_asked_for_and_limited_alike() -> None:
+    resources = container(render(example("production")), "worker")["resources"]
+    assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" not in json.dumps(container(render(example("trial")), "worker"))
+
+
+# --- who finds whom ---------------------------------------------------------------------------------------------------
+
+
+def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+def test_every_selector_finds_the_pods_of_its_component_and_no_others(objects: list[Object]) -> None:
+    labels = {item["metadata"]["name"]: pod["metadata"]["labels"] for item, pod in pods(objects)}
+    for item in objects:
+        selector: Any = {
+            "Service": lambda spec: spec["selector"],
+            "PodDisruptionBudget": lambda spec: spec["selector"]["matchLabels"],
+            "NetworkPolicy": lambda spec: spec["podSelector"]["matchLabels"],
+            "Deployment": lambda spec: spec["selector"]["matchLabels"],
+        }.get(item["kind"])
+        if selector is not None:
+            found = [name for name, own in labels.items() if matches(selector(item["spec"]), own)]
+            assert found == [item["metadata"]["name"]]
+
+
+def test_named_ports_exist_where_they_are_named(objects: list[Object]) -> None:
+    ports = {item["name"]: {port["name"] for port in item.get("ports", [])} for item in containers(objects)}
+    for item in containers(objects):
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in item:
+                (action,) = [item[probe][key] for key in ("httpGet", "tcpSocket") if key in item[probe]]
+                assert action["port"] in ports[item["name"]]
+    for item in objects:
+        component = item["metadata"]["labels"]["app.kubernetes.io/component"]
+        if item["kind"] == "Service":
+            assert {port["targetPort"] for port in item["spec"]["ports"]} <= ports[component]
+        if item["kind"] == "ServiceMonitor":
+            assert {endpoint["port"] for endpoint in item["spec"]["endpoints"]} <= ports[component]
+        if item["kind"] == "NetworkPolicy":
+            assert {port["port"] for rule in item["spec"]["ingress"] for port in rule["ports"]} <= ports[component]
+
+
+def test_the_trial_valkey_is_reached_by_this_product_alone() -> None:
+    policy = the(render(example("trial")), "NetworkPolicy", "valkey")["spec"]
+    assert policy["egress"] == []
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [
+        {
+            "podSelector": {
+                "matchLabels": {"app.kubernetes.io/instance": "demo", "app.kubernetes.io/part-of": "longlook"}
+            }
+        }
+    ]
+
+
+# --- security ---------------------------------------------------------------------------------------------------------
+
+
+def test_pods_meet_the_restricted_pod_security_standard(objects: list[Object]) -> None:
+    for _, pod in pods(objects):
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert all({"emptyDir", "secret", "persistentVolumeClaim"} & set(volume) for volume in spec.get("volumes", []))
+    for item in containers(objects):
+        assert item["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert item["resources"]["limits"]["memory"]
+
+
+# --- bad values -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"redis": {"url": ""}}, "the bus: set redis.url"),
+        ({"redis": {"url": "redis://r"}, "valkey": {"enabled": True}}, "the bus: set only one"),
+        ({"redis": {"url": "redis://r"}, "auth": {"existingSecret": {"name": ""}}}, "set auth.existingSecret.name"),
+        ({"redis": {"url": "redis://r"}, "gateway": {"ingress": {"enabled": True}}}, "at least one name"),
+        ({"redis": {"url": "http://r"}}, "does not match pattern"),
+        ({"gateway": {"replica": 3}}, "replica"),
+        ({"gateway": {"settings": {"longlook_port": "1"}}}, "longlook_port"),
+        ({"worker": {"autoscaling": {"kind": "vpa"}}}, "kind"),
+        ({"worker": {"autoscaling": {"targetShare": 1.5}}}, "targetShare"),
+        ({"worker": {"gpu": {"resource": "gpu"}}}, "resource"),
+        ({"workers": {}}, "workers"),
+    ],
+)
+def test_bad_values_are_refused_by_name(values: dict[str, Any], says: str) -> None:
+    helm = pytest.importorskip("helm_python", reason=NEEDS)
+    with pytest.raises(helm.HelmError, match=re.escape(says)):
+        render_texts(merged({"auth": {"existingSecret": {"name": "longlook-keys"}}}, values))
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    """Walks both: a value without a rule would pass unchecked, a rule without a value would be undocumented."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def walk(values: dict[str, Any], rule: dict[str, Any], path: str) -> Iterator[str]:
+        rule = schema["definitions"][rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
+        if "properties" not in rule:
+            return
+        for name in sorted(set(values) ^ set(rule["properties"])):
+            yield f"{path}{name}"
+        for name in set(values) & set(rule["properties"]):
+            if isinstance(values[name], dict):
+                yield from walk(values[name], rule["properties"][name], f"{path}{name}.")
+
+    optional = {"global", "gateway.resources.requests", "gateway.resources.limits"}
+    assert set(walk(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")) <= optional
+
+
+def test_the_values_meet_their_schema_by_another_validator_too() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason=NEEDS)
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    for path in EXAMPLES:
+        jsonschema.Draft7Validator(schema).validate(merged(defaults, example(path.stem)))
