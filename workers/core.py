@@ -64,7 +64,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Keys in memory that some queries see, of whatever order: attention does not mind.
+    """Keys in memory that some queries see, in the order in which they were written.
 
     `filled` [n] is how many slots of each page count, from its first on. `turn` is by how many positions these keys now
     stand below the positions that they were rotated to when they were stored.
@@ -82,7 +82,7 @@ class Part:
         return int(self.filled.sum())
 
     def runs(self, layer: int, group: int) -> tuple[Run, ...]:
-        """The part's slots in one plane as few runs as they form."""
+        """The part's slots in one plane, in order, as few runs as they form."""
         return self._runs[0 if self._uniform else layer * self.pages.shape[1] + group]
 
     @cached_property
@@ -128,10 +128,8 @@ class Attention(Protocol):
 
 
 def _runs(pages: NDArray[np.int32], filled: NDArray[np.int32], page_size: int) -> tuple[Run, ...]:
-    order = np.argsort(pages)
-    starts = pages[order].astype(np.int64) * page_size
-    stops = starts + filled[order]
-    breaks = np.flatnonzero(starts[1:] != stops[:-1]) + 1
-    firsts = starts[np.concatenate(([0], breaks))] if len(starts) else starts
-    lasts = stops[np.concatenate((breaks, [len(stops)])) - 1] if len(stops) else stops
-    return tuple(Run(int(start), int(stop)) for start, stop in zip(firsts, lasts, strict=True))
+    starts = pages.astype(np.int64) * page_size
+    stops = starts + filled
+    first = np.concatenate(([True], starts[1:] != stops[:-1]))
+    last = np.concatenate((first[1:], [True]))
+    return tuple(Run(start, stop) for start, stop in zip(starts[first].tolist(), stops[last].tolist(), strict=True))

@@ -1,7 +1,9 @@
 """The reference implementation of attention, in plain torch, on any device.
 
-Keys lie in runs of neighbouring slots that are read in place; only where a part has fallen into many runs are they
-gathered first. Query heads that share a KV head are folded into its rows: each key is read once for all of them.
+Keys that lie side by side are read in place. Others are gathered first, in the order in which they were written, so
+that what is computed depends on the tokens alone and never on the pages that they happen to lie in; only a single
+query, as in decoding, reads a few runs where they are and merges what it saw. Query heads that share a KV head are
+folded into its rows: each key is read once for all of them.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class PlannedAttention:
         self._layers, self._groups, _, self._heads, _ = self._store.keys.shape
         self._queries = queries
         self._device = self._store.keys.device
-        self._keys: dict[tuple[int, tuple[Run, ...]], tuple[Keys, ...]] = {}
+        self._indices: dict[tuple[int, tuple[Run, ...]], Tensor] = {}
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._targets = [torch.from_numpy(query.slots).to(self._device) for query in queries]
 
@@ -115,23 +117,22 @@ class PlannedAttention:
         own = Run(*(int(query.slots[layer, group, 0]) + i for i in (0, 1))) if query.stop - query.start == 1 else None
         for part in query.parts:
             runs = part.runs(layer, group)
-            if own is not None and part.turn == 0 and not part.biased and runs and runs[-1].stop == own.start:
+            if own is not None and part.turn == 0 and not part.biased and runs[-1].stop == own.start:
                 runs = (*runs[:-1], Run(runs[-1].start, own.stop))
                 own = None
-            keys += self._together(part, runs)
+            in_place = len(runs) == 1 or (query.stop - query.start == 1 and len(runs) <= _RUNS_IN_PLACE)
+            slots = map(_slice, runs) if in_place else (self._gathered(part, runs),)
+            keys += [Keys(each, part.turn, part.biased) for each in slots]
         if own is not None:
-            keys.append(Keys(slice(*own), 0, False))
+            keys.append(Keys(_slice(own), 0, False))
         return tuple(keys)
 
-    def _together(self, part: Part, runs: tuple[Run, ...]) -> tuple[Keys, ...]:
-        """Few runs are read one by one, many are gathered."""
-        if len(runs) <= _RUNS_IN_PLACE:
-            return tuple(Keys(slice(*run), part.turn, part.biased) for run in runs)
+    def _gathered(self, part: Part, runs: tuple[Run, ...]) -> Tensor:
+        """Indices of the slots of runs, made once for all layers where the part's planes are alike."""
         key = (id(part), runs)
-        if key not in self._keys:
-            slots = torch.cat([torch.arange(*run, device=self._device) for run in runs])
-            self._keys[key] = (Keys(slots, part.turn, part.biased),)
-        return self._keys[key]
+        if key not in self._indices:
+            self._indices[key] = torch.cat([torch.arange(*run, device=self._device) for run in runs])
+        return self._indices[key]
 
     def _causal(self, n: int, folded: int) -> Tensor:
         """Scores' bias [n * folded, n]: each token sees those before it and itself."""
@@ -139,6 +140,10 @@ class PlannedAttention:
             mask = torch.full((n, n), -math.inf, device=self._device).triu_(1)
             self._masks[n, folded] = mask.repeat_interleave(folded, dim=0)
         return self._masks[n, folded]
+
+
+def _slice(run: Run) -> slice:
+    return slice(run.start, run.stop)
 
 
 def _folded(q: Tensor, kv_heads: int) -> Tensor:
