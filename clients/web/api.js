@@ -35,7 +35,7 @@ export class Api {
   }
 
   createSession() {
-    return this.call("POST", "/v1/sessions", { ingest: "live", metadata: { client: "page" } });
+    return this.call("POST", "/v1/sessions", { ingest: "live" });
   }
 
   connectToken(session) {

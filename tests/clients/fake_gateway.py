@@ -25,8 +25,8 @@ class Peer:
         self._send = send
         self.inbox: asyncio.Queue[Message | bytes] = asyncio.Queue()
 
-    async def say(self, kind: str, **fields: Any) -> None:
-        await self._send({"type": "websocket.send", "text": json.dumps({"type": kind, **fields})})
+    async def say(self, type: str, **fields: Any) -> None:
+        await self._send({"type": "websocket.send", "text": json.dumps({"type": type, **fields})})
 
     async def say_raw(self, text: str) -> None:
         await self._send({"type": "websocket.send", "text": text})
@@ -57,6 +57,8 @@ class FakeGateway:
         self.peers: asyncio.Queue[Peer] = asyncio.Queue()
         self.tokens: set[str] = set()
         self.stalled: set[str] = set()
+        self.answer: list[Message] = []
+        self.asked: list[Message] = []
         self._issued = 0
 
     def token(self) -> str:
@@ -145,7 +147,16 @@ class FakeGateway:
         self.peers.put_nowait(peer)
         while (message := await receive())["type"] == "websocket.receive":
             text = message.get("text")
-            peer.inbox.put_nowait(json.loads(text) if text is not None else message["bytes"])
+            heard = json.loads(text) if text is not None else message["bytes"]
+            if self.answer and isinstance(heard, dict) and heard["type"] == "question.create":
+                await self._answer(peer, heard)
+            peer.inbox.put_nowait(heard)
+
+    async def _answer(self, peer: Peer, question: Message) -> None:
+        self.asked.append(question)
+        await peer.say("question.accepted", id=question["id"])
+        for event in self.answer:
+            await peer.say(**{**event, "id": question["id"]})
 
 
 HEALTH: Message = {

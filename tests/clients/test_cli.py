@@ -15,12 +15,11 @@ from tests.clients.fake_gateway import HEALTH, KEY, FakeGateway, failure
 pytestmark = pytest.mark.unit
 
 MEDIA = "/v1/sessions/s1/media"
-QUESTIONS = "/v1/sessions/s1/questions"
 RECEIPT = {"accepted": True, "media_id": "m1", "kind": "file", "start_ms": 0, "frames": 8, "duration_ms": 8000}
 ANSWER = [
-    {"type": "answer.delta", "id": "q", "index": 0, "text": "a red ", "token_ids": [1]},
-    {"type": "answer.delta", "id": "q", "index": 1, "text": "ball", "token_ids": [2]},
-    {"type": "answer.done", "id": "q", "text": "a red ball", "finish_reason": "stop", "as_of_ms": 900},
+    {"type": "answer.delta", "index": 0, "text": "a red ", "token_ids": [1]},
+    {"type": "answer.delta", "index": 1, "text": "ball", "token_ids": [2]},
+    {"type": "answer.done", "text": "a red ball", "finish_reason": "stop", "as_of_ms": 900},
 ]
 
 
@@ -38,7 +37,7 @@ async def run(gateway: FakeGateway, *arguments: str, typed: str = "", key: str =
 
 async def test_ask_prints_the_answer_and_closes_the_session(gateway: FakeGateway, clip: Path) -> None:
     gateway.will_reply("POST", MEDIA, (202, RECEIPT, {}))
-    gateway.will_reply("POST", QUESTIONS, ANSWER)
+    gateway.answer = ANSWER
     result = await run(gateway, "ask", str(clip), "--question", "what?", "-q", "and now?")
     assert result.exit_code == 0, result.output
     assert result.stdout == "? what?\na red ball\n? and now?\na red ball\n"
@@ -49,13 +48,25 @@ async def test_ask_prints_the_answer_and_closes_the_session(gateway: FakeGateway
 
 async def test_ask_fast_is_a_complete_session_and_json_one_object(gateway: FakeGateway, clip: Path) -> None:
     gateway.will_reply("POST", MEDIA, (202, RECEIPT, {}))
-    gateway.will_reply("POST", QUESTIONS, ANSWER)
+    gateway.answer = ANSWER
     result = await run(gateway, "ask", str(clip), "-q", "what?", "--fast", "--json", "--fps", "2")
     report = json.loads(result.stdout)
     assert report["media"]["duration_ms"] == 8000
     assert [(answer["question"], answer["text"]) for answer in report["answers"]] == [("what?", "a red ball")]
     assert json.loads(gateway.requests[0][3]) == {"ingest": "complete", "fps": 2.0}
     assert gateway.requests[1][1].endswith("pace=fast&wait=true")
+    assert "at_ms" not in gateway.asked[0]
+
+
+async def test_ask_fast_at_asks_before_the_stream_gets_there(gateway: FakeGateway, clip: Path) -> None:
+    gateway.will_reply("POST", MEDIA, (202, RECEIPT, {}))
+    gateway.answer = ANSWER
+    result = await run(gateway, "ask", str(clip), "-q", "what?", "-q", "and?", "--fast", "--at", "2.5")
+    assert result.stdout == "? what?\na red ball\n? and?\na red ball\n"
+    assert [(question["question"], question["at_ms"]) for question in gateway.asked] == [
+        ("what?", 2500),
+        ("and?", 2500),
+    ]
 
 
 async def test_ask_at_waits_for_that_second_of_the_stream(gateway: FakeGateway, clip: Path) -> None:
@@ -63,7 +74,7 @@ async def test_ask_at_waits_for_that_second_of_the_stream(gateway: FakeGateway, 
     late = {**HEALTH, "session_time_ms": 2000}
     states = [(200, gateway.session() | {"health": health}, dict[str, str]()) for health in (early, early, late)]
     gateway.will_reply("GET", "/v1/sessions/s1", *states)
-    gateway.will_reply("POST", QUESTIONS, ANSWER)
+    gateway.answer = ANSWER
     gateway.stalled.add(MEDIA)
     result = await run(gateway, "ask", str(clip), "-q", "what?", "--at", "2")
     assert (result.exit_code, result.stdout) == (0, "? what?\na red ball\n")
@@ -95,9 +106,7 @@ async def test_ask_ends_with_the_reason_for_a_refused_file(gateway: FakeGateway,
 
 async def test_ask_ends_with_one_when_an_answer_failed(gateway: FakeGateway, clip: Path) -> None:
     gateway.will_reply("POST", MEDIA, (202, RECEIPT, {}))
-    gateway.will_reply(
-        "POST", QUESTIONS, [{"type": "answer.failed", "id": "q", "error": {"code": "log_lost", "message": "lost"}}]
-    )
+    gateway.answer = [{"type": "answer.failed", "error": {"code": "log_lost", "message": "lost"}}]
     result = await run(gateway, "ask", str(clip), "-q", "what?")
     assert result.exit_code == 1
     assert "lost" in result.stdout
@@ -105,7 +114,7 @@ async def test_ask_ends_with_one_when_an_answer_failed(gateway: FakeGateway, cli
 
 async def test_watch_takes_questions_from_a_pipe(gateway: FakeGateway, clip: Path) -> None:
     gateway.will_reply("POST", MEDIA, (202, RECEIPT, {}))
-    gateway.will_reply("POST", QUESTIONS, ANSWER)
+    gateway.answer = ANSWER
     result = await run(gateway, "watch", str(clip), typed="what?\n\n")
     assert result.exit_code == 0, result.output
     assert "? what?" in result.stdout

@@ -90,6 +90,11 @@ class AsyncAnswer:
     def done(self) -> bool:
         return self._feed.outcome is not None
 
+    async def begun(self) -> None:
+        """Returns with the first delta, or with the outcome if that comes before."""
+        while not self._feed.deltas and self._feed.outcome is None:
+            await self._feed.changed.wait()
+
     async def __aiter__(self) -> AsyncIterator[Delta]:
         feed, seen = self._feed, 0
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from longlook_client._answer import AsyncAnswer
 from longlook_client._background import beside
 from longlook_client._client import AsyncClient
 from longlook_client._errors import AnswerError
-from longlook_client._options import SessionOptions
+from longlook_client._live import AsyncLiveSession
+from longlook_client._options import QuestionOptions, SessionOptions
 from longlook_client._session import AsyncSession
-from longlook_client._types import AnswerResult, Delta, MediaReceipt
+from longlook_client._types import AnswerResult, MediaReceipt
 
 POLL_SECONDS: Final = 0.2
 START_SECONDS: Final = 60.0
@@ -54,17 +55,26 @@ Teller = Callable[[str], None]
 
 async def ask(client: AsyncClient, plan: AskPlan, tell: Teller, console: Console) -> AskReport:
     """Runs the plan in a session of its own, which is closed at the end; ``tell`` gets the text as it comes."""
-    async with await client.create_session(wait=START_SECONDS, **plan.options) as session:
+    async with await client.create_session(wait=START_SECONDS, **plan.options) as session, session.live() as live:
         report = AskReport(session.id, session.info.model if session.info else "")
         with _progress(console) as progress:
+            early = plan.at if plan.fast else None
+            answers = [] if early is None else await _put(live, plan.questions, round(early * 1000))
             async with beside(_play(session, plan, progress)) as upload:
-                await _reach(session, plan, upload)
-                progress.stop()
-                for question in plan.questions:
-                    report.answers.append(await _answer(session, question, tell))
+                if not answers:
+                    await _reach(session, plan, upload)
+                    answers = await _put(live, plan.questions, None)
+                for answer in answers:
+                    report.answers.append(await _tell_answer(answer, upload, tell, progress))
                 if upload.done():
                     report.media = asdict(await upload)
     return report
+
+
+async def _put(live: AsyncLiveSession, questions: tuple[str, ...], at_ms: int | None) -> list[AsyncAnswer]:
+    """Asks all of them about one moment. A complete session holds back what comes after the moment of a question."""
+    options: QuestionOptions = {} if at_ms is None else {"at_ms": at_ms}
+    return [await live.ask(question, **options) for question in questions]
 
 
 async def _play(session: AsyncSession, plan: AskPlan, progress: Progress) -> MediaReceipt:
@@ -88,21 +98,31 @@ async def _reach(session: AsyncSession, plan: AskPlan, upload: asyncio.Task[Medi
     await upload
 
 
-async def _answer(session: AsyncSession, question: str, tell: Teller) -> dict[str, Any]:
-    started = time.monotonic()
-    result = AnswerResult("", status="failed", question=question)
+async def _tell_answer(
+    answer: AsyncAnswer, upload: asyncio.Task[MediaReceipt], tell: Teller, progress: Progress
+) -> dict[str, Any]:
+    await _first_word(answer, upload)
+    progress.stop()
+    tell(f"? {answer.question}\n")
     try:
-        tell(f"? {question}\n")
-        async for item in session.stream(question):
-            if isinstance(item, Delta):
-                tell(item.text)
-            else:
-                result = item
+        async for delta in answer:
+            tell(delta.text)
+        result = await answer.result()
         tell("\n")
     except AnswerError as error:
         tell(f"\nno answer: {error}\n")
-        result = AnswerResult("", status="failed", question=question, error={"code": error.code, "message": str(error)})
-    return asdict(result) | {"seconds": round(time.monotonic() - started, 3)}
+        told = {"code": error.code, "message": error.message}
+        result = AnswerResult(answer.id, status="failed", question=answer.question, error=told)
+    return asdict(result)
+
+
+async def _first_word(answer: AsyncAnswer, upload: asyncio.Task[MediaReceipt]) -> None:
+    """Waits until the answer has begun; an upload that fails before that is raised, for no answer will come."""
+    async with beside(answer.begun()) as begun:
+        await asyncio.wait([begun, upload], return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            await upload
+            await begun
 
 
 def _progress(console: Console) -> Progress:

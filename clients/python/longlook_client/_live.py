@@ -18,7 +18,14 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from longlook_client._answer import AnswerFeed, AsyncAnswer
-from longlook_client._errors import ConflictError, LonglookError, ServerError, WaitTimeoutError, named_error
+from longlook_client._errors import (
+    AnswerError,
+    ConflictError,
+    LonglookError,
+    ServerError,
+    WaitTimeoutError,
+    named_error,
+)
 from longlook_client._events import answer_error, finished
 from longlook_client._link import Link, TokenSource
 from longlook_client._media import MediaStats, Packer, Unacknowledged
@@ -195,7 +202,7 @@ class AsyncLiveSession:
         except TimeoutError as error:
             del self._questions[feed.id]
             raise WaitTimeoutError(f"the question was not accepted within {ACCEPT_TIMEOUT:.0f} s") from error
-        if isinstance(feed.outcome, LonglookError):
+        if isinstance(feed.outcome, LonglookError) and not isinstance(feed.outcome, AnswerError):
             raise feed.outcome
         return AsyncAnswer(feed, self._cancel_question)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from longlook_client._types import Ingest, Mode
 
 
 class SessionOptions(TypedDict, total=False):
     """``fps``: sampled frames a second. ``budget_tokens``: the session's memory on the worker. ``ingest``: ``live``
-    keeps up with the present and may drop pictures, ``complete`` drops nothing. ``metadata``: yours, given back."""
+    keeps up with the present and may drop pictures, ``complete`` drops nothing."""
 
     model: str
     fps: float
@@ -18,7 +17,6 @@ class SessionOptions(TypedDict, total=False):
     policy: str
     instructions: str
     ingest: Ingest
-    metadata: Mapping[str, Any]
 
 
 class QuestionOptions(TypedDict, total=False):

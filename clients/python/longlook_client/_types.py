@@ -71,7 +71,6 @@ class SessionInfo(Record):
     created_at: float | str = 0.0
     settings: SessionSettings = SessionSettings()
     capabilities: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
     live_url: str = ""
     connect_token: str | None = field(default=None, repr=False)
     health: Health | None = None

@@ -13,14 +13,14 @@ from rich.live import Live
 from longlook_client._ask import START_SECONDS
 from longlook_client._background import beside
 from longlook_client._client import AsyncClient
-from longlook_client._errors import LonglookError
+from longlook_client._errors import LonglookError, ServerError
 from longlook_client._keys import Editor, piped_lines, typed_lines
+from longlook_client._live import AsyncLiveSession
 from longlook_client._options import SessionOptions
 from longlook_client._screen import Exchange, Screen
 from longlook_client._session import AsyncSession
-from longlook_client._types import Delta
+from longlook_client._types import Connection, Health, Notice
 
-HEALTH_SECONDS: Final = 1.0
 REFRESH_PER_SECOND: Final = 8
 
 
@@ -28,23 +28,23 @@ async def watch(client: AsyncClient, source: Path, options: SessionOptions, cons
     """Runs until the person leaves; raises what ended the stream before that."""
     editor = Editor()
     screen = Screen(source.name, editor)
-    async with await client.create_session(wait=START_SECONDS, **options) as session:
-        if console.is_terminal:
-            with Live(screen, console=console, screen=True, refresh_per_second=REFRESH_PER_SECOND):
-                await _converse(session, source, screen, typed_lines(editor))
-        else:
-            await _converse(session, source, screen, piped_lines())
-            for exchange in screen.exchanges:
-                console.print(exchange)
+    async with await client.create_session(wait=START_SECONDS, **options) as session, session.live() as live:
+        async with beside(_play(session, source, screen)), beside(_follow(live, screen)):
+            if console.is_terminal:
+                with Live(screen, console=console, screen=True, refresh_per_second=REFRESH_PER_SECOND):
+                    await _converse(live, screen, typed_lines(editor))
+            else:
+                await _converse(live, screen, piped_lines())
+                for exchange in screen.exchanges:
+                    console.print(exchange)
 
 
-async def _converse(session: AsyncSession, source: Path, screen: Screen, lines: AsyncIterator[str]) -> None:
-    async with beside(_play(session, source, screen)), beside(_follow_health(session, screen)):
-        async with asyncio.TaskGroup() as answers:
-            async for line in lines:
-                exchange = Exchange(line, "live" if screen.editor.live else "frozen")
-                screen.exchanges.append(exchange)
-                answers.create_task(_answer(session, exchange))
+async def _converse(live: AsyncLiveSession, screen: Screen, lines: AsyncIterator[str]) -> None:
+    async with asyncio.TaskGroup() as answers:
+        async for line in lines:
+            exchange = Exchange(line, "live" if screen.editor.live else "frozen")
+            screen.exchanges.append(exchange)
+            answers.create_task(_answer(live, exchange))
 
 
 async def _play(session: AsyncSession, source: Path, screen: Screen) -> None:
@@ -58,22 +58,25 @@ async def _play(session: AsyncSession, source: Path, screen: Screen) -> None:
         screen.status = str(error)
 
 
-async def _follow_health(session: AsyncSession, screen: Screen) -> None:
-    while True:
-        try:
-            screen.health = await session.health()
-        except LonglookError as error:
-            screen.status = str(error)
-        await asyncio.sleep(HEALTH_SECONDS)
+async def _follow(live: AsyncLiveSession, screen: Screen) -> None:
+    async for event in live.events():
+        match event:
+            case Health():
+                screen.health = event
+            case Notice():
+                screen.status = event.message or event.code
+            case Connection(connected):
+                screen.status = "connected again" if connected else "reconnecting"
+            case ServerError():
+                screen.status = str(event)
 
 
-async def _answer(session: AsyncSession, exchange: Exchange) -> None:
+async def _answer(live: AsyncLiveSession, exchange: Exchange) -> None:
     try:
-        async for item in session.stream(exchange.question, mode=exchange.mode):
-            if isinstance(item, Delta):
-                exchange.text += item.text
-            else:
-                exchange.as_of_ms = item.as_of_ms
+        answer = await live.ask(exchange.question, mode=exchange.mode)
+        async for delta in answer:
+            exchange.text += delta.text
+        exchange.as_of_ms = (await answer.result()).as_of_ms
     except LonglookError as error:
         exchange.text, exchange.failed = str(error), True
     exchange.done = True
