@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 MIB = 1 << 20
@@ -64,7 +64,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
-    redis_url: str = ""
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379", validation_alias=AliasChoices("LONGLOOK_REDIS_URL", "REDIS_URL", "redis_url")
+    )
     api_keys: SecretStr = Field(
         default=SecretStr(""), description="comma separated, each [tenant:]key or tenant:sha256:hex"
     )
@@ -79,6 +81,7 @@ class Settings(BaseSettings):
         default=None, description="where uploads lie while they are read; default: the system's"
     )
     jpeg_quality: int = Field(default=90, ge=50, le=100, description="of the pictures handed to the model")
+    log_level: str = "INFO"
     drain_s: float = Field(default=30.0, ge=0, description="wait for answers under way after SIGTERM")
     limits: Limits = Limits()
 

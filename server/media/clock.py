@@ -86,6 +86,11 @@ class SessionClock:
         """Stamp a chunk whose session time is given outright."""
         return self._accept(track, t_ms, now)
 
+    def advance(self, t_ms: int, now: float) -> None:
+        """Media that were placed before as a whole, a file, have come to ``t_ms``."""
+        if t_ms >= self._newest_ms:
+            self._newest_ms, self._newest_at = t_ms, now
+
     def expected(self, now: float) -> float:
         """Session time of a chunk that comes without one: a live session goes on with arrival, a recording not."""
         if self._newest_ms < 0:
@@ -98,6 +103,5 @@ class SessionClock:
         since = t_ms - self._newest_ms
         gap = since if self._newest_ms >= 0 and since > GAP_MS else 0
         self._tracks[track] = t_ms
-        if t_ms >= self._newest_ms:
-            self._newest_ms, self._newest_at = t_ms, now
+        self.advance(t_ms, now)
         return Stamp(t_ms, gap)

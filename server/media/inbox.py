@@ -61,12 +61,14 @@ class Inbox(Generic[T]):
         for entry in self._entries:
             entry.replaceable = False
 
-    def clear(self) -> int:
-        """Forget everything that waits; how many entries that were."""
-        count = len(self._entries)
-        self._entries.clear()
-        self._bytes = 0
-        return count
+    async def clear(self) -> list[T]:
+        """Take out everything that waits."""
+        async with self._changed:
+            items = [entry.item for entry in self._entries]
+            self._entries.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+        return items
 
     def _fits(self, size: int) -> bool:
         return not self._entries or (len(self._entries) < self._max_depth and self._bytes + size <= self._max_bytes)

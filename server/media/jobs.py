@@ -30,6 +30,7 @@ class Still(msgspec.Struct, frozen=True, kw_only=True, tag="still"):
     """One encoded picture, captured at session time ``t_ms``."""
 
     codec: StillCodec
+    track: int = 0
     t_ms: int
     data: bytes
 

@@ -23,7 +23,8 @@ def decode_still(job: Still, setup: Setup) -> PictureOut:
     with Image.open(io.BytesIO(job.data), formats=[FORMATS[job.codec]]) as image:
         image.draft("RGB", (setup.width, setup.height))  # decodes a JPEG at a fraction of its size where that suffices
         upright = ImageOps.exif_transpose(image).convert("RGB")
-    return PictureOut(t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=to_jpeg(upright, setup))
+    jpeg = to_jpeg(upright, setup)
+    return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg)
 
 
 def frame_to_jpeg(frame: av.VideoFrame, setup: Setup, turn: Image.Transpose | None = None) -> bytes:

@@ -1,0 +1,69 @@
+"""``python -m server``: one gateway process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+
+from protocol.bus import Bus
+from protocol.errors import BusUnavailable
+from protocol.logs import configure_logs
+from server.app import create_app
+from server.auth import Keyring, new_key, parse_keys
+from server.drain import DrainServer
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S = 30.0
+PAUSE_S = 0.5
+
+
+def main() -> int:
+    """Serve until a signal. Returns the exit status: 0 after a drain, 1 where the bus cannot be had."""
+    settings = Settings()
+    configure_logs("gateway", settings.log_level)
+    keyring = _keyring(settings)
+    return asyncio.run(serve(settings, keyring))
+
+
+async def serve(settings: Settings, keyring: Keyring) -> int:
+    """Serve one gateway on the running loop, as ``main`` does."""
+    try:
+        bus = await _connect(settings)
+    except BusUnavailable as error:
+        logger.error("no bus at REDIS_URL: %s", error.message)
+        return 1
+    try:
+        server = DrainServer(create_app(settings, bus, keyring), settings)
+        logger.info("gateway listens", extra={"address": f"http://{settings.host}:{settings.port}"})
+        await server.serve()
+        return 0
+    finally:
+        await bus.aclose()
+
+
+async def _connect(settings: Settings) -> Bus:
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            return await Bus.connect(settings.redis_url)
+        except BusUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(PAUSE_S)
+
+
+def _keyring(settings: Settings) -> Keyring:
+    keys = parse_keys(settings.api_keys.get_secret_value())
+    if not keys and settings.api_keys_file is None:
+        key = new_key()
+        keys = parse_keys(key)
+        print(f"no API key is set; this one is good until the gateway ends: {key}", flush=True)  # noqa: T201
+    return Keyring(keys, settings.api_keys_file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

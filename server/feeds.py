@@ -1,0 +1,134 @@
+"""The sessions that this gateway feeds: their way in, kept while somebody uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from protocol.bus import Bus
+from protocol.errors import Replaced
+from protocol.messages import ModelCard
+from protocol.sessions import SessionRecord
+from server.faults import error_event
+from server.media.clock import SessionClock
+from server.media.decoders import Nursery
+from server.media.ingest import Ingest
+from server.media.jobs import Setup
+from server.media.publisher import LanePublisher
+from server.media.tally import Tally
+from server.metrics import Metrics
+from server.placement import Board
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 120.0  # a feed that nobody used for longer is given up; its clock is in the session's record
+
+
+@dataclass
+class _Feed:
+    ingest: Ingest
+    task: asyncio.Task[None]
+    used_at: float
+
+
+class Feeds:
+    """Makes a session's ingest when it is first used here. Each runs in a task of ``tasks``, and fails alone."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        board: Board,
+        nursery: Nursery,
+        settings: Settings,
+        metrics: Metrics,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._bus = bus
+        self._board = board
+        self._nursery = nursery
+        self._settings = settings
+        self._metrics = metrics
+        self._tasks = tasks
+        self._feeds: dict[str, _Feed] = {}
+
+    async def of(self, record: SessionRecord) -> Ingest:
+        """The session's ingest. Raises Starting where the session's model is not known yet."""
+        session_id = record.spec.session_id
+        if session_id not in self._feeds:
+            card = await self._board.card(record.spec.model)
+            if session_id not in self._feeds:
+                self._start(record, card)
+        feed = self._feeds[session_id]
+        feed.used_at = time.monotonic()
+        return feed.ingest
+
+    def known(self, session_id: str) -> Ingest | None:
+        """The session's ingest if it is fed here."""
+        feed = self._feeds.get(session_id)
+        return None if feed is None else feed.ingest
+
+    def drop(self, session_id: str) -> None:
+        feed = self._feeds.pop(session_id, None)
+        if feed is not None:
+            feed.task.cancel()
+            self._metrics.active_streams.set(len(self._feeds))
+
+    def drop_all(self) -> None:
+        for session_id in list(self._feeds):
+            self.drop(session_id)
+
+    async def publish(self) -> None:
+        """Once a second: each session's stats to its record, and feeds that nobody uses away. Raises BusUnavailable."""
+        now = time.monotonic()
+        for session_id, feed in list(self._feeds.items()):
+            await self._bus.sessions.publish_ingest(session_id, feed.ingest.stats())
+            if feed.ingest.fed:
+                feed.used_at = now
+            elif now - feed.used_at > IDLE_S:
+                self.drop(session_id)
+
+    def _start(self, record: SessionRecord, card: ModelCard) -> None:
+        session_id = record.spec.session_id
+        limits = self._settings.limits
+        lossless = record.spec.ingest == "complete"
+        ingest = Ingest(
+            setup=Setup(
+                width=card.frame_width,
+                height=card.frame_height,
+                fps=record.spec.fps,
+                quality=self._settings.jpeg_quality,
+                max_pixels=limits.picture_pixels,
+                memory_bytes=limits.decoder_bytes,
+                cpu_seconds=limits.decode_cpu_s,
+            ),
+            clock=SessionClock(
+                lossless=lossless,
+                newest_ms=record.ingest.session_time_ms,
+                newest_at=record.ingest.last_frame_at,
+                origin_us=record.ingest.origin_us,
+            ),
+            publisher=LanePublisher(
+                self._bus.lanes, session_id, lossless=lossless, backlog=limits.backlog, stall_s=limits.stall_s
+            ),
+            nursery=self._nursery,
+            limits=limits,
+            tally=Tally(self._metrics, record.ingest),
+            lossless=lossless,
+        )
+        task = self._tasks.create_task(self._carry(session_id, ingest), name=f"feed {session_id}")
+        self._feeds[session_id] = _Feed(ingest, task, time.monotonic())
+        self._metrics.active_streams.set(len(self._feeds))
+
+    async def _carry(self, session_id: str, ingest: Ingest) -> None:
+        try:
+            await ingest.run()
+        except Exception:
+            # One session's fault must not end the task group that all sessions share.
+            logger.exception("a session's way in failed", extra={"session_id": session_id})
+            ingest.tell(error_event(Replaced("the session's way in failed; connect again")))
+            ingest.replaced()
+            self.drop(session_id)

@@ -1,0 +1,115 @@
+"""The parts of a running gateway, as the routes see them, and what goes on beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from protocol.bus import Bus
+from protocol.errors import LogLost, LonglookError, NoCapacity
+from server.auth import Keyring
+from server.feeds import Feeds
+from server.limits import Allowance
+from server.media.decoders import Nursery
+from server.metrics import Metrics
+from server.placement import Board
+from server.questions import Questions
+from server.relay import Relay
+from server.sessions import Sessions
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+
+
+class Condition:
+    """Whether the bus answered when it was last asked, and whether the gateway is going down."""
+
+    def __init__(self) -> None:
+        self.bus_up = True
+        self.draining = asyncio.Event()
+
+    def check_open(self) -> None:
+        """Raises NoCapacity once the gateway is going down."""
+        if self.draining.is_set():
+            raise NoCapacity("this gateway is going down", retry_after=1.0)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One for each application."""
+
+    settings: Settings
+    bus: Bus
+    keyring: Keyring
+    metrics: Metrics
+    condition: Condition
+    board: Board
+    nursery: Nursery
+    feeds: Feeds
+    relay: Relay
+    questions: Questions
+    sessions: Sessions
+    tasks: asyncio.TaskGroup
+    requests: Allowance
+    sockets: Allowance
+    uploads: Allowance
+
+
+@asynccontextmanager
+async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metrics: Metrics) -> AsyncIterator[Gateway]:
+    """A gateway whose relay and beat run while the context is open."""
+    condition, board = Condition(), Board(bus)
+    questions = Questions(bus, metrics, settings.limits.unowned_s)
+    async with Nursery() as nursery, asyncio.TaskGroup() as tasks:
+        feeds = Feeds(bus=bus, board=board, nursery=nursery, settings=settings, metrics=metrics, tasks=tasks)
+        relay = Relay(bus, f"g_{secrets.token_hex(6)}")
+        sessions = Sessions(bus=bus, board=board, feeds=feeds, relay=relay, questions=questions, limits=settings.limits)
+        gateway = Gateway(
+            settings=settings,
+            bus=bus,
+            keyring=keyring,
+            metrics=metrics,
+            condition=condition,
+            board=board,
+            nursery=nursery,
+            feeds=feeds,
+            relay=relay,
+            questions=questions,
+            sessions=sessions,
+            tasks=tasks,
+            requests=Allowance("requests"),
+            sockets=Allowance("connections"),
+            uploads=Allowance("uploads"),
+        )
+        going = [tasks.create_task(relay.run(sessions.observe)), tasks.create_task(_beat(gateway))]
+        try:
+            yield gateway
+        finally:
+            feeds.drop_all()
+            for task in going:
+                task.cancel()
+
+
+async def _beat(gateway: Gateway) -> None:
+    """Once a second: is the bus there, who are the workers, how are the streams, which questions nobody answers."""
+    while True:
+        try:
+            await gateway.bus.check()
+            await gateway.board.refresh()
+            await gateway.feeds.publish()
+            await gateway.questions.end_unowned()
+            gateway.condition.bus_up = True
+        except LogLost as lost:
+            logger.warning("every session is lost: %s", lost.message)
+            gateway.sessions.lost()
+        except LonglookError as error:
+            gateway.condition.bus_up = False
+            logger.warning("the bus does not answer: %s", error.message)
+        gateway.metrics.bus_up.set(gateway.condition.bus_up)
+        await asyncio.sleep(BEAT_S)

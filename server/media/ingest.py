@@ -1,0 +1,255 @@
+"""A session's way in: chunks are checked, stamped with session time and sampled, and sent on to its decoder."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.errors import BadMedia, BadRequest, Conflict, Replaced, TooLarge
+from protocol.messages import IngestStats
+from server.faults import notice_event
+from server.media.clock import BackwardTime, SessionClock, Stamp
+from server.media.decoders import Nursery
+from server.media.delivery import Delivery, Listener, Work
+from server.media.headers import picture_size
+from server.media.jobs import Flush, Job, Pcm, Setup, Still, StillCodec, Unit
+from server.media.publisher import LanePublisher
+from server.media.sampler import Sampler
+from server.media.tally import Tally
+from server.media.tracks import Chunk, Codec, Track
+from server.settings import Limits
+
+STILLS: Mapping[Codec, StillCodec] = {Codec.JPEG: "jpeg", Codec.PNG: "png", Codec.WEBP: "webp"}
+LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
+
+
+@dataclass(frozen=True)
+class Posted:
+    """Media taken outright; awaiting ``settled`` waits until it is in its lane, and raises why it is not."""
+
+    t_ms: int
+    settled: asyncio.Future[None] | None
+
+
+class Ingest:
+    """One session's way in. ``run`` must be running while media is offered."""
+
+    def __init__(
+        self,
+        *,
+        setup: Setup,
+        clock: SessionClock,
+        publisher: LanePublisher,
+        nursery: Nursery,
+        limits: Limits,
+        tally: Tally,
+        lossless: bool,
+    ) -> None:
+        self.setup = setup
+        self.clock = clock
+        self.publisher = publisher
+        self.tally = tally
+        self._limits = limits
+        self._lossless = lossless
+        self._tracks: dict[int, Track] = {}
+        self._listener: Listener | None = None
+        self._newest_ms = -1
+        self._reading_file = False
+        self._delivery = Delivery(
+            setup=setup, publisher=publisher, nursery=nursery, limits=limits, tally=tally, listener=self
+        )
+
+    async def run(self) -> None:
+        """Carry media to the lanes until cancelled."""
+        await self._delivery.run()
+
+    # --- who feeds ----------------------------------------------------------------------------------------------------
+
+    def attach(self, listener: Listener) -> None:
+        """From here on ``listener`` feeds the session; the one before is told."""
+        if self._listener is listener:
+            return
+        self.replaced()
+        self._listener = listener
+        self.clock.new_publisher()
+
+    def detach(self, listener: Listener) -> None:
+        if self._listener is listener:
+            self._listener = None
+
+    @property
+    def fed(self) -> bool:
+        """Whether a connection or a file feeds the session here."""
+        return self._listener is not None or self._reading_file
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        if self._listener is not None:
+            self._listener.tell(event)
+
+    def replaced(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.replaced()
+
+    # --- media in -----------------------------------------------------------------------------------------------------
+
+    def open_track(self, number: int, rate: int, channels: int) -> None:
+        """The form of a track's PCM. Raises BadMedia."""
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE or channels not in (1, 2):
+            message = f"PCM is accepted at {LOWEST_RATE} to {HIGHEST_RATE} Hz, mono or stereo"
+            raise BadMedia(message, param="rate")
+        track = self._track(number)
+        track.rate, track.channels = rate, channels
+
+    async def offer(self, listener: Listener, chunk: Chunk) -> None:
+        """Take one chunk; waits only where the decoder is behind with what must not be lost.
+
+        Raises:
+            BadMedia, TooLarge: the chunk is refused, nothing else is affected.
+            Replaced: another connection feeds the session.
+        """
+        if self._listener is not listener:
+            raise Replaced("another connection feeds this session")
+        if chunk.codec in STILLS:
+            self._check_picture(STILLS[chunk.codec], chunk.data)
+        now = time.time()
+        track = self._track(chunk.track)
+        stamp = self._stamp(track, chunk, now)
+        if stamp is None:
+            return
+        continues = track.continues(chunk.sequence)
+        track.take(chunk.sequence, stamp.t_ms)
+        if chunk.codec is not Codec.PCM16:
+            self.tally.came("socket", now)
+        job = self._job(track, chunk, stamp.t_ms, continues=continues)
+        if job is not None:
+            replaceable = isinstance(job, Still) and not self._lossless
+            work = Work(job, now, track, chunk.sequence)
+            await self._delivery.put(work, len(chunk.data), replaceable=replaceable)
+
+    async def post_picture(
+        self, codec: StillCodec, data: bytes, track: int, at_ms: int | None, *, wait: bool
+    ) -> Posted:
+        """Take one picture outright, whatever the frame rate. Raises BadMedia, TooLarge, BadRequest (``at_ms``)."""
+        self._check_picture(codec, data)
+        now = time.time()
+        t_ms = self.place(track, at_ms, now)
+        self.tally.came("rest", now)
+        self.sampled(t_ms)
+        return await self._post(Still(codec=codec, track=track, t_ms=t_ms, data=data), track, t_ms, now, wait=wait)
+
+    async def post_sound(
+        self, data: bytes, rate: int, channels: int, track: int, at_ms: int | None, *, wait: bool
+    ) -> Posted:
+        """Take a piece of PCM. Raises BadMedia, BadRequest (``at_ms``)."""
+        self.open_track(track, rate, channels)
+        now = time.time()
+        t_ms = self.place(track, at_ms, now)
+        job = Pcm(track=track, t_ms=t_ms, rate=rate, channels=channels, data=data)
+        return await self._post(job, track, t_ms, now, wait=wait)
+
+    async def flush(self) -> int:
+        """Wait until all that was taken is in the lanes; session time of the newest picture, -1 for none."""
+        settled = asyncio.get_running_loop().create_future()
+        await self._delivery.put(Work(Flush(), time.time(), settled=settled), 0)
+        await settled
+        return self._newest_ms
+
+    def place(self, number: int, at_ms: int | None, now: float) -> int:
+        """Session time of media that come without a capture time. Raises BadRequest where it is past already."""
+        if at_ms is None:
+            period_ms = 1000 / self.setup.fps if self._lossless and self.clock.newest_ms >= 0 else 0
+            at_ms = round(self.clock.expected(now) + period_ms)
+        try:
+            return self.clock.place(number, at_ms, now).t_ms
+        except BackwardTime as error:
+            raise BadRequest(str(error), param="at_ms") from None
+
+    @contextmanager
+    def reading_file(self) -> Iterator[None]:
+        """Held while a file is read. Raises Conflict where another one is."""
+        if self._reading_file:
+            raise Conflict("another file of this session is still being read")
+        self._reading_file = True
+        try:
+            yield
+        finally:
+            self._reading_file = False
+
+    def sampled(self, t_ms: int) -> None:
+        """A picture at ``t_ms`` is on its way to the lane."""
+        self._newest_ms = max(self._newest_ms, t_ms)
+
+    def asked(self) -> int:
+        """A question was asked: pictures that wait to be decoded will not be replaced by newer ones.
+
+        Returns:
+            Session time of the newest picture in its lane or on the way there, -1 for none.
+        """
+        self._delivery.pin()
+        return self._newest_ms
+
+    # --- how it is ----------------------------------------------------------------------------------------------------
+
+    def acknowledgements(self) -> Iterator[tuple[int, int, int]]:
+        """Of each track: number, sequence up to which all is settled, chunks received."""
+        for track in self._tracks.values():
+            if track.settled >= 0:
+                yield track.number, track.settled, track.received
+
+    def stats(self) -> IngestStats:
+        return self.tally.stats(time.time(), session_time_ms=self.clock.newest_ms, origin_us=self.clock.origin_us)
+
+    # --- small steps --------------------------------------------------------------------------------------------------
+
+    def _track(self, number: int) -> Track:
+        if number not in self._tracks:
+            if len(self._tracks) >= self._limits.tracks:
+                raise BadMedia(f"a session has at most {self._limits.tracks} tracks", param="track")
+            self._tracks[number] = Track(number, Sampler(self.setup.fps))
+        return self._tracks[number]
+
+    def _check_picture(self, codec: StillCodec, data: bytes) -> None:
+        width, height = picture_size(codec, data)
+        if width * height > self._limits.picture_pixels:
+            raise TooLarge(f"a picture of {width}x{height} has more pixels than are accepted")
+
+    def _stamp(self, track: Track, chunk: Chunk, now: float) -> Stamp | None:
+        """None for a chunk that is not to be taken: one that was before, or one more that is out of order."""
+        try:
+            stamp = self.clock.capture(chunk.track, chunk.capture_us, now)
+        except BackwardTime as error:
+            if chunk.sequence <= track.offered:
+                return None
+            self.tally.dropped("backward")
+            if "backward" in track.told:
+                return None
+            track.told.add("backward")
+            raise BadMedia(f"{error}: capture times must not go back") from None
+        if track.repeats(chunk.sequence, stamp.t_ms):
+            return None
+        if stamp.gap_ms or stamp.jump_ms:
+            data = {"track": chunk.track, "gap_ms": stamp.gap_ms, "jump_ms": stamp.jump_ms}
+            self.tell(notice_event("discontinuity", "capture times jumped, or media was absent", data))
+        return stamp
+
+    def _job(self, track: Track, chunk: Chunk, t_ms: int, *, continues: bool) -> Job | None:
+        number = track.number
+        if chunk.codec is Codec.PCM16:
+            return Pcm(track=number, t_ms=t_ms, rate=track.rate, channels=track.channels, data=chunk.data)
+        keep = track.sampler.keep(t_ms)
+        if keep:
+            self.sampled(t_ms)
+        if chunk.codec is Codec.H264:
+            return Unit(track=number, t_ms=t_ms, data=chunk.data, keep=keep, fresh=not continues)
+        return Still(codec=STILLS[chunk.codec], track=number, t_ms=t_ms, data=chunk.data) if keep else None
+
+    async def _post(self, job: Job, number: int, t_ms: int, now: float, *, wait: bool) -> Posted:
+        settled = asyncio.get_running_loop().create_future() if wait else None
+        size = len(job.data) if isinstance(job, Still | Pcm) else 0
+        await self._delivery.put(Work(job, now, self._track(number), settled=settled), size)
+        return Posted(t_ms, settled)

@@ -1,0 +1,296 @@
+"""One live socket from its acceptance to its close: what the client says, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from protocol.errors import BadHeader, BusUnavailable, LonglookError, NotFound, Replaced
+from protocol.ids import EntryId
+from protocol.messages import Closed
+from protocol.sessions import SessionRecord
+from server.events import capabilities, health_body, output_event, settings_body
+from server.faults import error_event, notice_event
+from server.gateway import Gateway
+from server.media.ingest import Ingest
+from server.protocols import ABORT
+from server.relay import SlowReader, Subscription
+from server.routes.commands import (
+    MediaEnd,
+    NotJson,
+    Ping,
+    QuestionCancel,
+    QuestionCreate,
+    SessionClose,
+    TrackOpen,
+    command_id,
+    parse_chunk,
+    parse_command,
+)
+from server.routes.outbox import CloseCode, Farewell, Outbox
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 0.25
+BEATS_PER_HEALTH = 4
+CLOSED_WITHIN_S = 5.0  # a worker says Closed within this time, or the client is told without it
+
+
+class Side(Enum):
+    """Where one side of the socket stands."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Dialogue:
+    """One reader, one writer with a bounded outbox, one task that relays outputs, one that tells how it goes."""
+
+    def __init__(self, websocket: WebSocket, gateway: Gateway, record: SessionRecord, *, resumed: bool) -> None:
+        self._websocket = websocket
+        self._gateway = gateway
+        self._record = record
+        self._session_id = record.spec.session_id
+        self._limits = gateway.settings.limits
+        self._resumed = resumed
+        self._outbox = Outbox()
+        self._client = Side.OPEN
+        self._server = Side.OPEN
+        self._ingest: Ingest | None = None
+        self._acknowledged: dict[int, tuple[int, int]] = {}
+        self._ending: asyncio.Task[None] | None = None
+        self._leaving = False  # the client asked for the session's end
+
+    # --- the whole of it ----------------------------------------------------------------------------------------------
+
+    async def run(self, after: EntryId | None) -> None:
+        """Accept the socket and serve it until either side ends it."""
+        metrics, begun = self._gateway.metrics, time.monotonic()
+        await self._websocket.accept()
+        metrics.websockets.inc()
+        with metrics.websockets_active.track_inprogress():
+            try:
+                await self._serve(after)
+            finally:
+                if self._ingest is not None:
+                    self._ingest.detach(self)
+                metrics.websocket_duration.observe(time.monotonic() - begun)
+                fields = {"session_id": self._session_id, "duration_ms": round((time.monotonic() - begun) * 1000)}
+                logger.info("live socket closed", extra=fields)
+
+    async def _serve(self, after: EntryId | None) -> None:
+        async with self._gateway.sessions.subscribe(self._session_id, after) as outputs:
+            await self._greet()
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                others = [
+                    tasks.create_task(self._read()),
+                    tasks.create_task(self._relay(outputs)),
+                    tasks.create_task(self._inform()),
+                ]
+                await self._write()
+                for task in [*others, *filter(None, [self._ending])]:
+                    task.cancel()
+
+    async def _greet(self) -> None:
+        card = await self._gateway.board.card(self._record.spec.model)
+        self._outbox.put(
+            {
+                "type": "session.ready",
+                "session": self._session_id,
+                "resume_token": await self._resume_token(),
+                "session_time_ms": self._record.ingest.session_time_ms,
+                "settings": settings_body(self._record),
+                "capabilities": capabilities(card),
+                "resumed": self._resumed,
+            }
+        )
+
+    # --- what the client hears ----------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Send what the outbox holds until its farewell; a client that does not take it in time is cut off."""
+        try:
+            while self._client is Side.OPEN:
+                item = await self._outbox.next()
+                async with asyncio.timeout(self._limits.send_s):
+                    if isinstance(item, Farewell):
+                        self._server = Side.CLOSING
+                        await self._websocket.close(item.code, item.reason)
+                        break
+                    await self._websocket.send_text(item)
+        except TimeoutError:
+            self._gateway.metrics.slow_readers.inc()
+            logger.warning("a client does not read", extra={"session_id": self._session_id})
+            self._cut()
+        except WebSocketDisconnect:
+            self._client = Side.CLOSED
+        self._server = Side.CLOSED
+
+    def _cut(self) -> None:
+        """Drop the connection with all that it still holds: a close frame would wait behind what is not read."""
+        abort = self._websocket.scope["extensions"].get(ABORT)
+        if abort is not None:
+            abort["drop"]()
+
+    async def _relay(self, outputs: Subscription) -> None:
+        while True:
+            try:
+                relayed = await outputs.next()
+            except SlowReader:
+                self._gateway.metrics.slow_readers.inc()
+                self._outbox.close(CloseCode.SLOW, "the client does not read")
+                return
+            if relayed is None:
+                return
+            event = output_event(relayed)
+            if event is not None:
+                self._outbox.put(event)
+            if isinstance(relayed.output, Closed):
+                self._end_session(relayed.output.reason)
+                return
+
+    def _end_session(self, reason: str) -> None:
+        code = CloseCode.NORMAL if self._leaving else CloseCode.SESSION_CLOSED
+        self._outbox.close(code, reason[:100])
+
+    async def _inform(self) -> None:
+        """Acknowledgements four times a second, health every second, a new resume token now and then."""
+        token_beats = max(round(self._limits.resume_token_s / 3 / BEAT_S), 1)
+        beat, draining = 0, False
+        while not self._outbox.ending:
+            await asyncio.sleep(BEAT_S)
+            beat += 1
+            self._acknowledge()
+            if self._gateway.condition.draining.is_set() and not draining:
+                draining = True
+                self._outbox.put(notice_event("draining", "this gateway is going down: connect again", {}))
+            try:
+                if beat % BEATS_PER_HEALTH == 0:
+                    await self._tell_health()
+                if beat % token_beats == 0:
+                    self._outbox.put({"type": "resume_token", "token": await self._resume_token()})
+            except NotFound:
+                self._outbox.put({"type": "session.closed", "reason": "expired"})
+                self._end_session("expired")
+            except BusUnavailable:
+                continue
+
+    async def _tell_health(self) -> None:
+        before, self._record = self._record.state, await self._gateway.bus.sessions.get(self._session_id)
+        if self._record.state == "waiting" and before != "waiting":
+            self._outbox.put(notice_event("waiting", "no worker has room: the session waits for one", {}))
+        self._outbox.put({"type": "session.health", **health_body(self._record)})
+
+    def _acknowledge(self) -> None:
+        if self._ingest is None:
+            return
+        for track, settled, received in self._ingest.acknowledgements():
+            if self._acknowledged.get(track) != (settled, received):
+                self._acknowledged[track] = (settled, received)
+                self._outbox.put(
+                    {
+                        "type": "media.ack",
+                        "track": track,
+                        "sequence": settled,
+                        "received": received,
+                        "session_time_ms": self._ingest.clock.newest_ms,
+                    }
+                )
+
+    async def _resume_token(self) -> str:
+        life_ms = self._limits.resume_token_s * 1000
+        return await self._gateway.bus.tokens.issue(self._session_id, "resume", life_ms=life_ms)
+
+    # --- what the client says -----------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while self._server is Side.OPEN and not self._outbox.ending:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                self._client = Side.CLOSED
+                self._outbox.close(CloseCode.NORMAL, "")
+                return
+            if (data := message.get("bytes")) is not None:
+                await self._chunk(data)
+            else:
+                await self._command(message.get("text") or "")
+
+    async def _chunk(self, data: bytes) -> None:
+        try:
+            chunk = parse_chunk(data)
+        except BadHeader as error:
+            self._outbox.put(error_event(error))
+            self._outbox.close(CloseCode.BAD_MESSAGE, error.message)
+            return
+        try:
+            await (await self._feed()).offer(self, chunk)
+        except Replaced:
+            self.replaced()
+        except LonglookError as error:
+            self._outbox.put(error_event(error, track=chunk.track, sequence=chunk.sequence))
+
+    async def _command(self, text: str) -> None:
+        try:
+            await self._obey(text)
+        except NotJson as error:
+            self._outbox.put(error_event(error))
+            self._outbox.close(CloseCode.BAD_MESSAGE, error.message)
+        except LonglookError as error:
+            named = command_id(text) if len(text) <= self._limits.control_bytes else None
+            self._outbox.put(error_event(error) if named is None else error_event(error, id=named))
+
+    async def _obey(self, text: str) -> None:
+        sessions = self._gateway.sessions
+        match parse_command(text, self._limits.control_bytes):
+            case QuestionCreate() as question:
+                question_id = await sessions.ask(self._record, question.terms())
+                self._outbox.put({"type": "question.accepted", "id": question_id})
+            case QuestionCancel(id=question_id):
+                await sessions.cancel(self._session_id, question_id)
+            case TrackOpen() as track:
+                (await self._feed()).open_track(track.track, track.rate, track.channels)
+            case MediaEnd():
+                if self._ending is None or self._ending.done():
+                    self._ending = self._tasks.create_task(self._end_media())
+            case Ping(t=t):
+                self._outbox.put({"type": "pong", "t": t})
+            case SessionClose():
+                self._leaving = True
+                await sessions.close(self._record, "client")
+                self._ending = self._tasks.create_task(self._close_without_worker())
+
+    async def _end_media(self) -> None:
+        try:
+            await self._gateway.sessions.end_media(self._record)
+        except LonglookError as error:
+            self._outbox.put(error_event(error))
+        self._acknowledge()
+
+    async def _close_without_worker(self) -> None:
+        await asyncio.sleep(CLOSED_WITHIN_S)
+        self._outbox.put({"type": "session.closed", "reason": "client"})
+        self._end_session("client")
+
+    async def _feed(self) -> Ingest:
+        """The session's ingest, fed by this socket from its first chunk on."""
+        if self._ingest is None:
+            self._ingest = await self._gateway.sessions.feed(self._record)
+            self._ingest.attach(self)
+        return self._ingest
+
+    # --- what the ingest says -----------------------------------------------------------------------------------------
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        self._outbox.put(event)
+
+    def replaced(self) -> None:
+        self._outbox.put(notice_event("replaced_publisher", "another connection feeds this session now", {}))
+        self._outbox.close(CloseCode.REPLACED, "replaced")

@@ -1,0 +1,123 @@
+"""Bodies of REST requests, and examples of what comes back, for validation and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.sessions import AskTerms, OpenTerms
+
+SESSION_EXAMPLE: dict[str, Any] = {
+    "id": "s_5f0c3a9e1b7d4c2a8e6f9b01",
+    "object": "session",
+    "model": "longlook-mini",
+    "state": "live",
+    "created_at": 1795417200.0,
+    "settings": {"fps": 1.0, "budget_tokens": 1024, "policy": "window", "instructions": "", "ingest": "live"},
+    "capabilities": {"vision": True, "audio": False},
+    "live_url": "/v1/live?session=s_5f0c3a9e1b7d4c2a8e6f9b01",
+}
+HEALTH_EXAMPLE: dict[str, Any] = {
+    "state": "live",
+    "last_frame_age_ms": 412,
+    "session_time_ms": 61000,
+    "trunk_time_ms": 61000,
+    "lag_ms": 96.4,
+    "fps_in": 15.0,
+    "fps_out": 1.0,
+    "frames_in": 915,
+    "frames_out": 62,
+    "frames_prefilled": 62,
+    "dropped": {"superseded": 1},
+    "memory": {"kv_bytes": 6291456, "kv_budget_bytes": 8388608, "tokens": 768},
+    "audio_ms": 0,
+}
+TOKEN_EXAMPLE: dict[str, Any] = {"connect_token": "ct_Qm9fR2lRr1mW", "connect_token_expires_in": 60}
+ANSWER_EXAMPLE: dict[str, Any] = {
+    "id": "q_91b2c3d4e5f60718",
+    "object": "answer",
+    "status": "done",
+    "question": "What is on the table?",
+    "text": "A red cube and a blue ball.",
+    "as_of_ms": 61000,
+    "mode": "frozen",
+    "finish_reason": "stop",
+    "error": None,
+    "usage": {"prompt_tokens": 14, "completion_tokens": 9},
+    "timing": {"queued_ms": 12.1, "first_token_ms": 96.0, "total_ms": 310.5},
+}
+MEDIA_EXAMPLE: dict[str, Any] = {
+    "accepted": True,
+    "media_id": "m_0a1b2c3d4e5f",
+    "kind": "file",
+    "start_ms": 0,
+    "frames": 6,
+    "duration_ms": 5312,
+    "damaged": 0,
+}
+MODEL_EXAMPLE: dict[str, Any] = {
+    "id": "longlook-mini",
+    "object": "model",
+    "owned_by": "longlook",
+    "capabilities": {"vision": True, "audio": False},
+    "frame": {"width": 224, "height": 224, "tokens": 16},
+    "max_fps": 4.0,
+    "policies": ["full", "window"],
+    "default_budget_tokens": 1024,
+    "max_budget_tokens": 4096,
+}
+
+
+class SessionBody(BaseModel):
+    """What a session is opened with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, max_length=256, description="default: the only model that is served")
+    fps: float = Field(default=1.0, description="pictures a second that the model sees, at most the model's max_fps")
+    budget_tokens: int | None = Field(default=None, description="memory of the session; default: the model's")
+    policy: str | None = Field(default=None, max_length=64, description="how the memory is kept inside its budget")
+    instructions: str = Field(default="", description="said to the model once, before everything else")
+    ingest: Literal["live", "complete"] = Field(
+        default="live", description="live keeps up with the present and may drop pictures; complete drops nothing"
+    )
+
+    def terms(self) -> OpenTerms:
+        return OpenTerms(**self.model_dump())
+
+
+class QuestionBody(BaseModel):
+    """A question about the session's media."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"question": "What is on the table?", "max_tokens": 64}]}
+    )
+
+    question: str = Field(description="at most 8,192 characters")
+    id: str | None = Field(default=None, description="1 to 64 letters, digits, _ . : -; default: made by the server")
+    mode: Literal["frozen", "live"] = Field(
+        default="frozen", description="frozen answers about the moment asked about; live goes on watching"
+    )
+    at_ms: int | None = Field(default=None, description="session time asked about; default: the newest picture")
+    remember: bool = Field(default=True, description="whether question and answer become part of the memory")
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stream: bool = Field(default=False, description="answer as server-sent events")
+
+    def terms(self) -> AskTerms:
+        return AskTerms(**self.model_dump(exclude={"stream"}))
+
+
+def shown(example: dict[str, Any], description: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` argument of a route whose answer looks like ``example``."""
+    refused = {"type": "not_found_error", "code": "not_found", "message": "no such session", "param": None}
+    return {
+        status: {"description": description, "content": {"application/json": {"example": example}}},
+        "4XX": {
+            "description": "Refused; `code` says why.",
+            "content": {"application/json": {"example": {"error": refused}}},
+        },
+    }

@@ -1,0 +1,261 @@
+"""The six verbs that every dialect translates into: open, append, ask, cancel, close, subscribe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
+
+from protocol import ids
+from protocol.bus import Bus
+from protocol.errors import BadRequest, Conflict, NotFound, QuestionTooLong, RateLimited, SessionClosed, TooLarge
+from protocol.ids import EntryId
+from protocol.messages import Ask, Closed, Mode, QuestionRecord, SessionSpec
+from protocol.messages import Ingest as IngestMode
+from protocol.sessions import SessionRecord
+from server.feeds import Feeds
+from server.limits import Allowance
+from server.media.ingest import Ingest
+from server.placement import Board, check_terms
+from server.questions import Questions
+from server.relay import Relay, Relayed, Subscription
+from server.settings import Limits
+
+DEFAULT_POLICY = "window"
+LATEST_MS = 1 << 52  # a session time that JSON's numbers hold exactly
+
+
+@dataclass(frozen=True)
+class OpenTerms:
+    """What a session is opened with; None takes the model's default."""
+
+    model: str | None = None
+    fps: float = 1.0
+    budget_tokens: int | None = None
+    policy: str | None = None
+    instructions: str = ""
+    ingest: IngestMode = "live"
+
+
+@dataclass(frozen=True)
+class AskTerms:
+    """A question as a client puts it; ``at_ms`` None means the newest picture accepted."""
+
+    question: str
+    id: str | None = None
+    mode: Mode = "frozen"
+    at_ms: int | None = None
+    remember: bool = True
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def same_as(self, ask: Ask) -> bool:
+        """Whether ``ask`` is this question, put before."""
+        mine = (self.question, self.mode, self.remember, self.max_tokens, self.temperature, self.top_p)
+        stored = (ask.text, ask.mode, ask.remember, ask.max_tokens, ask.temperature, ask.top_p)
+        return mine == stored and self.at_ms in (None, ask.at_ms) and self.seed in (None, ask.seed)
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class Sessions:
+    """All sessions, as far as one gateway has to do with them."""
+
+    def __init__(
+        self, *, bus: Bus, board: Board, feeds: Feeds, relay: Relay, questions: Questions, limits: Limits
+    ) -> None:
+        self._bus = bus
+        self._board = board
+        self._feeds = feeds
+        self._relay = relay
+        self._questions = questions
+        self._limits = limits
+        self._rates = Allowance("questions")
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    async def get(self, tenant: str, session_id: str) -> SessionRecord:
+        """Raises NotFound, for another tenant's session as for none."""
+        if not ids.is_session_id(session_id):
+            raise NotFound("no such session")
+        record = await self._bus.sessions.get(session_id)
+        if record.spec.tenant != tenant:
+            raise NotFound("no such session")
+        return record
+
+    async def usable(self, tenant: str, session_id: str) -> SessionRecord:
+        """Raises NotFound, SessionClosed."""
+        record = await self.get(tenant, session_id)
+        if record.state in ("closing", "closed"):
+            raise SessionClosed(f"the session was closed: {record.reason or 'client'}")
+        return record
+
+    async def of_tenant(self, tenant: str) -> list[SessionRecord]:
+        return await self._bus.sessions.of_tenant(tenant)
+
+    # --- open, close --------------------------------------------------------------------------------------------------
+
+    async def open(self, tenant: str, terms: OpenTerms) -> SessionRecord:
+        """Raises Starting, UnknownModel, NoCapacity, BadRequest, UnknownPolicy, TooLarge, RateLimited."""
+        if len(terms.instructions) > self._limits.instructions_chars:
+            message = f"instructions are limited to {self._limits.instructions_chars} characters"
+            raise TooLarge(message, param="instructions")
+        card = await self._board.served(terms.model)
+        budget = card.default_budget_tokens if terms.budget_tokens is None else terms.budget_tokens
+        policy = terms.policy or (DEFAULT_POLICY if DEFAULT_POLICY in card.policies else card.policies[0])
+        check_terms(card, terms.fps, budget, policy)
+        open_now = [record for record in await self.of_tenant(tenant) if record.state not in ("closing", "closed")]
+        if len(open_now) >= self._limits.sessions:
+            raise RateLimited(f"at most {self._limits.sessions} sessions at a time", retry_after=5.0)
+        spec = SessionSpec(
+            session_id=ids.session_id(),
+            tenant=tenant,
+            model=card.name,
+            fps=terms.fps,
+            budget_tokens=budget,
+            policy=policy,
+            instructions=terms.instructions,
+            ingest=terms.ingest,
+            created_at=round(time.time(), 3),
+        )
+        await self._board.place(spec)
+        return await self._bus.sessions.get(spec.session_id)
+
+    async def close(self, record: SessionRecord, reason: str) -> None:
+        """From here on nothing is taken; the worker, if there is one, says Closed and frees the room."""
+        spec = record.spec
+        self._feeds.drop(spec.session_id)
+        owned = await self._bus.lanes.close(spec.session_id, reason)
+        if not owned and await self._bus.sessions.finish(spec.session_id, reason):
+            await self._bus.placement.vacate(record.worker_id, spec.model, spec.session_id, "closed")
+
+    # --- append -------------------------------------------------------------------------------------------------------
+
+    async def feed(self, record: SessionRecord) -> Ingest:
+        """Where the session's media go in. Raises Starting."""
+        return await self._feeds.of(record)
+
+    async def end_media(self, record: SessionRecord) -> int:
+        """Wait until all media are in the lanes, and say that no more will come; the newest picture's session time."""
+        newest_ms = await (await self.feed(record)).flush()
+        await self._bus.lanes.media_end(record.spec.session_id, max(newest_ms, record.newest_ms, 0))
+        return newest_ms
+
+    # --- ask, cancel --------------------------------------------------------------------------------------------------
+
+    def check(self, terms: AskTerms) -> None:
+        """Raises QuestionTooLong, BadRequest."""
+        limits = self._limits
+        if len(terms.question) > limits.question_chars:
+            raise QuestionTooLong(f"a question has at most {limits.question_chars} characters", param="question")
+        faults = {
+            "question": not terms.question.strip(),
+            "id": terms.id is not None and not ids.is_question_id(terms.id),
+            "at_ms": terms.at_ms is not None and not 0 <= terms.at_ms <= LATEST_MS,
+            "max_tokens": not 1 <= terms.max_tokens <= limits.answer_tokens,
+            "temperature": not 0 <= terms.temperature <= 2,
+            "top_p": not 0 < terms.top_p <= 1,
+            "seed": terms.seed is not None and not 0 <= terms.seed < 1 << 63,
+        }
+        for name, wrong in faults.items():
+            if wrong:
+                raise BadRequest(f"{name} is missing or out of range", param=name)
+
+    async def ask(self, record: SessionRecord, terms: AskTerms) -> str:
+        """Append a question and return its id; once this returns, it is accepted. Putting the same again is no error.
+
+        Raises:
+            QuestionTooLong, BadRequest, RateLimited, NotFound, SessionClosed
+            Conflict: the id was used for another question.
+        """
+        self.check(terms)
+        session_id = record.spec.session_id
+        feed = self._feeds.known(session_id)
+        newest_ms = max(record.newest_ms, -1 if feed is None else feed.asked(), 0)
+        self._rates.spend(record.spec.tenant, self._limits.questions_per_s)
+        ask = Ask(
+            question_id=terms.id or ids.question_id(),
+            text=terms.question,
+            at_ms=newest_ms if terms.at_ms is None else terms.at_ms,
+            mode=terms.mode,
+            remember=terms.remember,
+            max_tokens=terms.max_tokens,
+            temperature=terms.temperature,
+            top_p=terms.top_p,
+            seed=0 if terms.seed is None else terms.seed,
+            asked_at=time.time(),
+        )
+        await self._append(session_id, ask, terms)
+        return ask.question_id
+
+    async def _append(self, session_id: str, ask: Ask, terms: AskTerms) -> None:
+        await self._relay.hold(session_id)  # before the append, so that nothing of the answer is missed
+        mine = self._questions.expect(session_id, ask.question_id, lambda: self._relay.release(session_id))
+        if not mine:
+            self._relay.release(session_id)
+        try:
+            await self._bus.lanes.ask(session_id, ask)
+        except BaseException as error:
+            if mine:
+                self._questions.forget(session_id, ask.question_id)
+            before = await self.question(session_id, ask.question_id) if isinstance(error, Conflict) else None
+            if before is None or not terms.same_as(before.ask):
+                raise
+
+    async def ask_once(self, record: SessionRecord, terms: AskTerms, key: str) -> str:
+        """Like ``ask``, but a request repeated under the same idempotency key means the same question."""
+        self.check(terms)
+        session_id = record.spec.session_id
+        question_id = terms.id or ids.question_id()
+        stored = await self._bus.sessions.once(session_id, key, terms.digest(), question_id.encode())
+        if stored is not None:
+            question_id = stored.decode()
+        try:
+            return await self.ask(record, AskTerms(**{**asdict(terms), "id": question_id}))
+        except BaseException:
+            if stored is None:
+                await self._bus.sessions.forget_once(session_id, key)
+            raise
+
+    async def question(self, session_id: str, question_id: str) -> QuestionRecord:
+        """Raises NotFound, also ten minutes after its outcome."""
+        if not ids.is_question_id(question_id):
+            raise NotFound("no such question")
+        return await self._bus.outputs.question(session_id, question_id)
+
+    async def cancel(self, session_id: str, question_id: str) -> None:
+        """Raises NotFound, SessionClosed."""
+        if not ids.is_question_id(question_id):
+            raise NotFound("no such question")
+        await self._bus.lanes.cancel(session_id, question_id)
+
+    # --- subscribe ----------------------------------------------------------------------------------------------------
+
+    async def position(self, session_id: str) -> EntryId:
+        """Id of the newest output: a reader that begins after it misses nothing of what is asked for next."""
+        return await self._bus.outputs.newest(session_id)
+
+    def subscribe(self, session_id: str, after: EntryId | None = None) -> AbstractAsyncContextManager[Subscription]:
+        """The session's outputs after an id, or from now on."""
+        return self._relay.subscribe(session_id, after)
+
+    # --- what goes on by itself ---------------------------------------------------------------------------------------
+
+    def observe(self, relayed: Relayed) -> None:
+        """Every live output passes here."""
+        self._questions.observe(relayed)
+        if isinstance(relayed.output, Closed):
+            self._feeds.drop(relayed.session_id)
+
+    def lost(self) -> None:
+        """The bus came back without its data: every session is gone, and each open question ends with an error."""
+        self._feeds.drop_all()
+        for session_id, failed in self._questions.lost():
+            self._relay.say(session_id, failed)
+        for session_id in self._relay.sessions():
+            self._relay.say(session_id, Closed(reason="log_lost"))
