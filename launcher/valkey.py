@@ -33,13 +33,13 @@ def bundled_binary() -> Path:
 
 
 def server_command(binary: Path | str, socket: Path, *, megabytes: int) -> list[str]:
-    """The command line of a server that listens on ``socket`` alone and never writes to disk."""
+    """The command line of a server that listens on ``socket`` alone and keeps no data on disk."""
     return [
         str(binary),
         *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
         *("--save", "", "--appendonly", "no", "--dir", str(socket.parent)),
         *("--maxmemory", f"{megabytes}mb", "--maxmemory-policy", "noeviction"),
-        *("--daemonize", "no", "--loglevel", "warning"),
+        *("--daemonize", "no", "--loglevel", "warning", "--logfile", str(socket.parent / "server.log")),
     ]
 
 

@@ -69,3 +69,5 @@ def configure_logs(role: str, level: str = "INFO", stream: IO[str] | None = None
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines(role))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpcore", "httpx"):  # they write whole addresses
+        logging.getLogger(chatty).setLevel(logging.WARNING)

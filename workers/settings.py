@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Settings(BaseSettings):
@@ -23,7 +22,21 @@ class Settings(BaseSettings):
     )
 
     redis_url: str = ""
-    model: str = Field(default=str(ROOT / "models" / "mini"), description="a folder of weights, or a hub name")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    model: str = Field(default="mini", description="bundled name, folder of weights, or organisation/name on the hub")
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
+    cache_dir: Path | None = Field(default=None, description="where downloads are kept; default: the hub's own")
+    offline: bool = Field(default=False, description="download nothing")
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] | None = Field(default=None, description="default: by device")
+    trained_length: int | None = Field(default=None, description="largest distance of positions; default: the model's")
+    pool_tokens: int | None = Field(default=None, description="KV slots of all sessions together; default: by device")
+    step_tokens: int | None = Field(default=None, description="decoder tokens in one step; default: by device")
+    step_pictures: int | None = Field(default=None, description="pictures to encode in one step; default: by device")
+    threads: int | None = Field(default=None, description="CPU threads of torch; default: its own")
+    start_s: float = Field(default=600.0, gt=0, description="the model may take so long to load or download")
+
     max_sessions: int = Field(default=32, ge=1, description="sessions at a time, however small their budgets")
     live_lag_s: float = Field(default=2.0, gt=0, description="a live frame older than this is dropped, not prefilled")
     live_wait_s: float = Field(default=0.3, ge=0, description="a live question waits for its moment's frames")
@@ -33,6 +46,17 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=30.0, ge=0, description="wait for answers under way after SIGTERM")
     decode_threads: int = Field(default=2, ge=1)
     frames_under_way: int = Field(default=8, ge=1, description="frames of one session between lane and trunk")
+
+    def engine_arguments(self) -> list[str]:
+        """What the engine process is started with."""
+        options = ("model", "revision", "cache_dir", "device", "dtype", "trained_length")
+        sizes = ("pool_tokens", "step_tokens", "step_pictures", "threads")
+        arguments: list[str] = []
+        for name in (*options, *sizes):
+            value = getattr(self, name)
+            if value is not None:
+                arguments += [f"--{name.replace('_', '-')}", str(value)]
+        return [*arguments, "--offline"] if self.offline else arguments
 
     @classmethod
     def settings_customise_sources(

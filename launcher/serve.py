@@ -1,0 +1,163 @@
+"""``longlook serve``: the embedded server, a worker and the gateway as siblings, each restarted when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from launcher.settings import Settings
+from launcher.supervisor import CannotStart, Program, keep_running
+from launcher.valkey import bundled_binary, private_socket, server_command, socket_url
+from protocol.bus import Bus
+from protocol.errors import BusUnavailable
+
+BUS_WAIT_S = 10.0
+POLL_S = 0.2
+DRAIN_MARGIN_S = 10.0
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start. ``key`` is shown where it is not empty: nobody else knows it."""
+
+    host: str
+    port: int
+    model: str
+    gateway_drain_s: float
+    worker_drain_s: float
+    key: str
+
+    @property
+    def address(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104  # where to reach it from here
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def new_key() -> str:
+    """A random API key, good for 192 bits."""
+    return f"ll_{secrets.token_urlsafe(24)}"
+
+
+async def serve(settings: Settings, plan: Plan, tell: Tell) -> int:
+    """Runs until SIGINT or SIGTERM, or until a part cannot start. Returns the exit status.
+
+    The parts find each other by the environment, which this sets. On the way out the gateway goes first, so that
+    answers under way still have their worker.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _stopper(stopping))
+    with ExitStack() as stack:
+        url, programs = settings.redis_url, []
+        if not url:
+            path = stack.enter_context(private_socket())
+            url = socket_url(path)
+            command = server_command(bundled_binary(), path, megabytes=settings.redis_megabytes)
+            programs.append(Program("valkey", command))
+        os.environ["LONGLOOK_REDIS_URL"] = url
+        programs.append(Program("worker", _command("worker"), plan.worker_drain_s + DRAIN_MARGIN_S))
+        programs.append(Program("gateway", _command("gateway"), plan.gateway_drain_s + DRAIN_MARGIN_S))
+        _greet(plan, embedded=not settings.redis_url, tell=tell)
+        return await _supervise(programs, url, plan, stopping, tell)
+
+
+async def _supervise(programs: list[Program], url: str, plan: Plan, stopping: asyncio.Event, tell: Tell) -> int:
+    tasks: list[asyncio.Task[None]] = []
+    watch = asyncio.ensure_future(stopping.wait())
+    try:
+        for program in programs:
+            tasks.append(asyncio.create_task(keep_running(program), name=program.name))
+            if program.name == "valkey":
+                await _bus_answers(url)
+        tasks.append(asyncio.create_task(_announce(plan, tell), name="ready"))
+        return await _first_failure(tasks, watch)
+    except (BusUnavailable, CannotStart) as error:
+        tell(str(error))
+        return 1
+    finally:
+        watch.cancel()
+        for task in reversed(tasks):
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _first_failure(tasks: list[asyncio.Task[None]], watch: asyncio.Future[Any]) -> int:
+    waiting: set[asyncio.Future[Any]] = {*tasks, watch}
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        if watch in done:
+            return 0
+
+
+async def _bus_answers(url: str) -> None:
+    deadline = time.monotonic() + BUS_WAIT_S
+    while True:
+        try:
+            bus = await Bus.connect(url)
+        except BusUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(POLL_S / 4)
+        else:
+            return await bus.aclose()
+
+
+async def _announce(plan: Plan, tell: Tell) -> None:
+    """Says so once, when the first worker takes sessions."""
+    began = time.monotonic()
+    async with httpx.AsyncClient(base_url=plan.address, timeout=2.0, trust_env=False) as client:
+        while True:
+            try:
+                response = await client.get("/readyz")
+                if response.status_code == 200 and response.json()["workers"]:
+                    break
+            except httpx.HTTPError:
+                pass  # not up yet
+            await asyncio.sleep(POLL_S)
+    tell(f"Ready after {time.monotonic() - began:.1f} s.")
+
+
+def _greet(plan: Plan, *, embedded: bool, tell: Tell) -> None:
+    tell(f"Longlook starts with the model {plan.model}")
+    tell(f"  page  {plan.address}/" + (f"#key={plan.key}" if plan.key else ""))
+    tell(f"  API   {plan.address}/v1")
+    if plan.key:
+        tell(f"  key   {plan.key}   (random, for this run; set LONGLOOK_API_KEYS for your own)")
+    if embedded:
+        tell("  bus   embedded Valkey: sessions live in memory alone and end with it; set REDIS_URL for your own")
+
+
+def _command(verb: str) -> list[str]:
+    return [sys.executable, "-m", "launcher.cli", verb]
+
+
+def _stopper(stopping: asyncio.Event) -> Callable[[], None]:
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(1)  # asked twice: the children die with this process
+        stopping.set()
+
+    return stop
