@@ -148,10 +148,10 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* A worker's metric for autoscaling: memory reserved by sessions, counted in workers. */}}
+{{/* How many workers' memory is reserved. Every gateway reports the same, and max takes the newest word among them. */}}
 {{- define "longlook.workersReserved" -}}
-{{- $pods := printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-.*" (include "longlook.component" (dict "root" . "component" "worker"))) -}}
-sum(longlook_reserved_tokens{ {{- $pods -}} }) / avg(longlook_capacity_tokens{ {{- $pods -}} })
+{{- $model := printf "{model=%q}" .Values.worker.model -}}
+max(longlook_reserved_tokens{{ $model }}) * max(longlook_workers{{ $model }}) / max(longlook_capacity_tokens{{ $model }})
 {{- end }}
 
 {{/* Requests and limits of a worker with its GPUs in both, as Kubernetes wants extended resources. Takes .Values.worker. */}}
