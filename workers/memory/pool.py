@@ -168,9 +168,8 @@ class Share:
         references = self.pool.references[:, :, self.ids]
         if (references < 0).any() or ((references > 0).sum(axis=-1) != self.held).any():
             raise IntegrityError("holds and free pages do not add up")
-        free = np.sort(self._free[:, :, : self._left], axis=-1)
-        for plane, counts in zip(free.reshape(-1, self._left), references.reshape(-1, self.size), strict=True):
-            if not np.array_equal(plane, self.ids[counts == 0]):
+        for plane in np.ndindex(references.shape[:2]):
+            if not np.array_equal(np.sort(self._free[plane][: self._left]), self.ids[references[plane] == 0]):
                 raise IntegrityError("the free list disagrees with the holds")
 
     def _add(self, pages: Pages, change: int) -> None:
