@@ -29,7 +29,7 @@ def _weights(present: float, backward: float, absent: float) -> tuple[tuple[Kind
 
 
 STAGES = (
-    Stage("pictures", 2500, 264, Syllabus(4, 16, 640, (1.0, 1.0, 4.0), (4, 4), _weights(1.0, 0.3, 1.5), 0.1)),
+    Stage("pictures", 1800, 176, Syllabus(6, 20, 896, (1.0, 1.0, 4.0), (6, 6), _weights(1.0, 0.4, 1.3), 0.1)),
     Stage("clips", 3500, 88, Syllabus(12, 24, 1536, (1.0, 1.0, 1.0, 2.0, 0.5), (8, 12), _weights(0.7, 1.3, 1.2))),
     Stage("streams", 3500, 24, Syllabus(44, 34, 3712, (1.0, 1.0, 1.0, 1.0, 2.0, 0.5), (24, 44), _weights(0.7, 1.3, 1.2))),
     Stage("minutes", 800, 8, Syllabus(132, 44, 9472, (1.0, 1.0, 1.0, 2.0), (32, 64), _weights(0.8, 1.2, 1.2))),

@@ -1,6 +1,6 @@
 """The model in training: the engine's own modules, helped by small heads that are thrown away afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from training.lesson import IGNORED
 from training.masks import Attention
-from training.world.labels import AGES, HEADINGS, NO_COLOUR, NOTHING
+from training.world.catalogue import COLOURS, things
+from training.world.labels import AGES, HEADINGS, LANES
 from workers.models.config import ModelConfig
 from workers.models.model import VisionLanguageModel
 from workers.models.pixels import PixelFormat
+from workers.models.tokenizer import Tokenizer
 
 _DEEP = 3  # decoder layers after which the memory heads read the pictures' tokens; branches can use what is known there
 _EMPTY = 0.15  # weight of patches that show nothing, which are most of them
@@ -32,16 +34,45 @@ class Outcome:
         return self.answer + 0.5 * self.sight + 0.5 * self.memory
 
 
+class Names(nn.Module):
+    """Tells classes apart by their names: a linear map of what was seen is compared with the embeddings of the words.
+
+    What a patch shows and the word for it thus come to lie side by side, which is what looking a word up in a picture takes.
+    The last class, which stands for nothing, has a vector of its own.
+    """
+
+    words: Tensor
+    present: Tensor
+
+    def __init__(self, names: list[list[int]], width: int) -> None:
+        """`names`: the tokens of each class's name."""
+        super().__init__()
+        longest = max(map(len, names))
+        self.register_buffer("words", torch.tensor([[*name, *[0] * (longest - len(name))] for name in names]), False)
+        self.register_buffer("present", torch.tensor([[*[1.0] * len(n), *[0.0] * (longest - len(n))] for n in names]), False)
+        self.map = nn.Linear(width, width)
+        self.nothing = nn.Parameter(torch.zeros(1, width))
+
+    def forward(self, seen: Tensor, embedding: nn.Embedding) -> Tensor:
+        """Scores [n, names + 1] of seen [n, width]."""
+        spoken = (embedding(self.words) * self.present[..., None]).sum(1) / self.present.sum(1, keepdim=True).sqrt()
+        scores: Tensor = self.map(seen) @ torch.cat((spoken, self.nothing)).to(seen.dtype).T
+        return scores
+
+
 class Student(nn.Module):
     """A vision-language model with heads that name each patch's occupant, before and behind the decoder's first half."""
 
-    def __init__(self, config: ModelConfig, pixels: PixelFormat) -> None:
+    def __init__(self, config: ModelConfig, pixels: PixelFormat, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.model = VisionLanguageModel(config)
         self._pixels = pixels
         width = config.text.hidden_size
-        self.sight = nn.ModuleDict({"now": nn.Linear(width, NOTHING + 1), "colour": nn.Linear(width, NO_COLOUR + 1)})
-        sizes = {"now": NOTHING + 1, "before": NOTHING + 1, "age": len(AGES) + 1, "heading": HEADINGS}
+        classes = [tokenizer.encode(f" {thing.name}") for thing in things()]
+        colours = [tokenizer.encode(f" {colour}") for colour in COLOURS]
+        self.sight = nn.ModuleDict({"now": Names(classes, width), "colour": Names(colours, width)})
+        self.recall = nn.ModuleDict({"now": Names(classes, width), "before": Names(classes, width)})
+        sizes = {"age": len(AGES) + 1, "heading": HEADINGS, "place": LANES * LANES + 1}
         self.memory = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         self._initialise()
 
@@ -64,10 +95,14 @@ class Student(nn.Module):
         target = batch["target"].flatten()
         rows = torch.nonzero(target != IGNORED)[:, 0]
         logits = decoder.logits(decoder.norm(x[rows])).float()
+        words = decoder.embed_tokens
+        place = torch.arange(LANES * LANES, device=x.device).repeat(len(pictures))
+        labels = {**batch, "place": place}
         return Outcome(
             answer=F.cross_entropy(logits, target[rows]),
-            sight=sum((_dense(self.sight[name](seen), batch[name]) for name in self.sight), torch.zeros((), device=x.device)),
-            memory=sum((_dense(self.memory[n](known), batch[n]) for n in self.memory), torch.zeros((), device=x.device)),
+            sight=_sum(_dense(head(seen, words), labels[name]) for name, head in self.sight.items()),
+            memory=_sum(_dense(head(known, words), labels[name]) for name, head in self.recall.items())
+            + _sum(_dense(head(known), labels[name]) for name, head in self.memory.items()),
             hits=logits.detach().argmax(1) == target[rows],
         )
 
@@ -93,6 +128,10 @@ class Student(nn.Module):
                     nn.init.zeros_(module.bias)
         embedding = self.model.decoder.embed_tokens
         nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)
+
+
+def _sum(losses: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).sum()
 
 
 def _dense(logits: Tensor, labels: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from training.student import Outcome, Student
 from workers.models.checkpoint import save_model
 from workers.models.families import QWEN25VL, read_config
 from workers.models.pixels import PixelFormat
+from workers.models.tokenizer import Tokenizer
 
 WARM_UP = 100
 _SHARD = 12 * 1024**2
@@ -43,7 +44,8 @@ class Trainer:
         torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
         config = read_config(folder)
-        self.student = Student(config, PixelFormat.from_folder(folder, config.vision, QWEN25VL.default_pixels)).to(device)
+        pixels = PixelFormat.from_folder(folder, config.vision, QWEN25VL.default_pixels)
+        self.student = Student(config, pixels, Tokenizer.from_folder(folder)).to(device)
         self._plan, self._rate, self._device = plan, rate, device
         self._studio = Studio(device, seed)
         matrices, rest = _split(self.student)
@@ -93,9 +95,9 @@ def _split(student: Student) -> tuple[list[Tensor], list[Tensor]]:
     return inside, rest
 
 
-def planned(scale: float) -> list[Stage]:
-    """The stage of every update, each stage's number of updates multiplied by `scale`."""
-    return [stage for stage in STAGES for _ in range(max(1, round(stage.steps * scale)))]
+def planned(steps: list[int]) -> list[Stage]:
+    """The stage of every update, given how many each stage has."""
+    return [stage for stage, count in zip(STAGES, steps, strict=True) for _ in range(count)]
 
 
 def train(trainer: Trainer, batches: Iterator[Batch], plan: list[Stage], start: int, until: int, deadline: float,
@@ -120,15 +122,16 @@ def main() -> None:
     parser.add_argument("--mini", type=Path, default=Path("models/mini"), help="tokenizer and configuration")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time, at the next update")
     parser.add_argument("--until", type=int, help="end before the update of this number")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of updates of every stage")
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    usual = ",".join(str(stage.steps) for stage in STAGES)
+    parser.add_argument("--steps", default=usual, help=f"updates of each stage; {usual} unless given")
+    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--batch", type=int, help="examples an update, in place of each stage's number")
     parser.add_argument("--workers", type=int, default=14, help="processes that make examples")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     wanted = parser.parse_args()
     began = time.monotonic()
-    plan = planned(wanted.scale)
+    plan = planned([int(count) for count in wanted.steps.split(",")])
     if wanted.batch:
         plan = [replace(stage, batch=wanted.batch) for stage in plan]
     start = json.loads((wanted.state / "state.json").read_text())["step"] if (wanted.state / "state.json").exists() else 0

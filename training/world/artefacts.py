@@ -36,21 +36,18 @@ def degrade(pictures: torch.Tensor, noise: torch.Tensor, generator: torch.Genera
 
 def _quantised(planes: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """Planes [N, C, H, W] with their block coefficients rounded to multiples of `step` [N, 1, 1, 1], high ones coarser."""
-    count, channels, height, width = planes.shape
-    basis = _cosines().to(planes.device)
-    blocks = planes.view(count, channels, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
-    coefficients = torch.einsum("ui,ncyixj,vj->ncyuxv", basis, blocks, basis)
-    frequency = torch.arange(_BLOCK, device=planes.device)
-    slope = 1.0 + 0.35 * (frequency[:, None, None] + frequency[None, None, :])
-    size = (step[..., None, None] * slope).clamp(min=1e-5)
-    coefficients = (coefficients / size).round() * size
-    return torch.einsum("ui,ncyuxv,vj->ncyixj", basis, coefficients, basis).reshape(planes.shape)
+    down, across = (_block_cosines(side).to(planes.device) for side in planes.shape[2:])
+    frequency = torch.arange(planes.shape[2], device=planes.device) % _BLOCK
+    other = torch.arange(planes.shape[3], device=planes.device) % _BLOCK
+    size = (step * (1.0 + 0.35 * (frequency[:, None] + other))).clamp(min=1e-5)
+    coefficients = down @ planes @ across.T
+    return down.T @ ((coefficients / size).round() * size) @ across
 
 
 @cache
-def _cosines() -> torch.Tensor:
-    """The orthonormal cosine basis [frequency, place] of blocks of 8."""
+def _block_cosines(side: int) -> torch.Tensor:
+    """The orthonormal cosine transform of each 8 of `side` values as one matrix: whole matrix products are what GPUs like."""
     place, frequency = torch.arange(_BLOCK) + 0.5, torch.arange(_BLOCK)[:, None]
     basis = torch.cos(math.pi / _BLOCK * frequency * place) * math.sqrt(2 / _BLOCK)
     basis[0] /= math.sqrt(2)
-    return basis
+    return torch.block_diag(*[basis] * (side // _BLOCK))

@@ -31,8 +31,11 @@ class Renderer:
         `degrade`'s, which has the randomness.
         """
         canvas = self._ground(ground, views)
-        for layer in range(layers.shape[1]):
-            self._paint(canvas, layers[:, layer])
+        number, picture = torch.nonzero(layers[:, :, 0].T >= 0).unbind(1)
+        filled = torch.bincount(number, minlength=layers.shape[1]).tolist()
+        for layer, having in enumerate(picture.split(filled)):
+            if len(having):
+                self._paint(canvas, having, layers[having, layer])
         return (canvas * views[:, 2, None, None, None]).clamp(0, 1)
 
     def _ground(self, ground: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
@@ -40,16 +43,14 @@ class Renderer:
         line = torch.arange(SIDE, device=ground.device)
         left = (room - views[:, 0].round().long()).clamp(0, 2 * room)
         top = (room - views[:, 1].round().long()).clamp(0, 2 * room)
-        rows, columns = top[:, None] + line, left[:, None] + line
-        cut = self.grounds[ground[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        return cut.permute(0, 3, 1, 2).float() / 255
+        index = ((top[:, None] + line) * GROUND_SIDE)[:, :, None] + (left[:, None] + line)[:, None, :]
+        whole = self.grounds[ground].flatten(2)
+        cut = whole.gather(2, index.view(len(ground), 1, -1).expand(-1, 3, -1))
+        return cut.view(-1, 3, SIDE, SIDE).float() / 255
 
-    def _paint(self, canvas: torch.Tensor, layer: torch.Tensor) -> None:
-        """Lays one layer of every picture that has it over the canvas, in place."""
-        having = torch.nonzero(layer[:, 0] >= 0)[:, 0]
-        if not len(having):
-            return
-        texture, x, y, width, tilt, opacity = layer[having, :6].unbind(1)
+    def _paint(self, canvas: torch.Tensor, having: torch.Tensor, layer: torch.Tensor) -> None:
+        """Lays `layer` [n, 11] over the pictures `having` [n] of the canvas, in place."""
+        texture, x, y, width, tilt, opacity = layer[:, :6].unbind(1)
         line = torch.arange(TILE, device=canvas.device)
         left = (x - TILE / 2).round().long().clamp(0, SIDE - TILE)
         top = (y - TILE / 2).round().long().clamp(0, SIDE - TILE)
@@ -60,10 +61,11 @@ class Renderer:
         grid_y = cos * down[:, :, None] - sin * across[:, None, :]
         looks = self.looks[texture.long()]
         tile = F.grid_sample(looks, torch.stack([grid_x, grid_y], -1), align_corners=False)
-        colour = tile[:, :3] * layer[having, 6:9, None, None]
+        colour = tile[:, :3] * layer[:, 6:9, None, None]
         cover = tile[:, 3:] * opacity[:, None, None, None]
         index = ((top[:, None] + line) * SIDE)[:, :, None] + (left[:, None] + line)[:, None, :]
-        index = index.reshape(len(having), 1, -1).expand(-1, 3, -1)
-        flat = canvas.view(len(canvas), 3, -1)
-        below = flat[having].gather(2, index).view_as(colour)
-        flat[having] = flat[having].scatter(2, index, (below + (colour - below) * cover).flatten(2))
+        planes = (having[:, None] * 3 + torch.arange(3, device=canvas.device)) * (SIDE * SIDE)
+        index = planes[:, :, None, None] + index[:, None]
+        flat = canvas.view(-1)
+        below = flat[index]
+        flat[index] = below + (colour - below) * cover
