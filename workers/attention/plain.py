@@ -1,6 +1,6 @@
 """The reference implementation of attention, in plain torch, on any device.
 
-Keys that lie side by side are read in place. Others are gathered first, in the order in which they were written, so
+Keys that lie side by side are read in place. Others are joined first, in the order in which they were written, so
 that what is computed depends on the tokens alone and never on the pages that they happen to lie in; only a single
 query, as in decoding, reads a few runs where they are and merges what it saw. Query heads that share a KV head are
 folded into its rows: each key is read once for all of them.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
-from workers.core import KVStore, Part, Query, Run, Turn
+from workers.core import KVStore, Query, Run, Turn
 
 _RUNS_IN_PLACE = 4
 
@@ -40,9 +40,9 @@ def _attend_exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Seen:
 
 
 class Keys(NamedTuple):
-    """Slots of one plane that are read together: a slice in place, or indices that are gathered."""
+    """Runs of one plane that are read together: a single one in place, several joined first."""
 
-    slots: slice | Tensor
+    runs: tuple[Run, ...]
     turn: int
     biased: bool
 
@@ -67,7 +67,6 @@ class PlannedAttention:
         self._layers, self._groups, _, self._heads, _ = self._store.keys.shape
         self._queries = queries
         self._device = self._store.keys.device
-        self._indices: dict[tuple[int, tuple[Run, ...]], Tensor] = {}
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._targets = [torch.from_numpy(query.slots).to(self._device) for query in queries]
 
@@ -103,11 +102,11 @@ class PlannedAttention:
         return out.transpose(0, 1).reshape(n, heads, dim)
 
     def _attend(self, q: Tensor, keys: Keys, layer: int, group: int) -> Seen:
-        k = self._store.keys[layer, group][keys.slots].transpose(0, 1)
-        v = self._store.values[layer, group][keys.slots].transpose(0, 1)
+        k = _joined(self._store.keys[layer, group], keys.runs).transpose(0, 1)
+        v = _joined(self._store.values[layer, group], keys.runs).transpose(0, 1)
         if not keys.biased:
             return attend(q, k, v)
-        bias = self._store.bias[layer, group][keys.slots]
+        bias = _joined(self._store.bias[layer, group], keys.runs)
         out, lse = attend(q, k, v, bias.unsqueeze(0))
         return Seen(out, lse.masked_fill(bias.amax() == -math.inf, -math.inf))
 
@@ -120,19 +119,11 @@ class PlannedAttention:
             if own is not None and part.turn == 0 and not part.biased and runs[-1].stop == own.start:
                 runs = (*runs[:-1], Run(runs[-1].start, own.stop))
                 own = None
-            in_place = len(runs) == 1 or (query.stop - query.start == 1 and len(runs) <= _RUNS_IN_PLACE)
-            slots = map(_slice, runs) if in_place else (self._gathered(part, runs),)
-            keys += [Keys(each, part.turn, part.biased) for each in slots]
+            apart = query.stop - query.start == 1 and len(runs) <= _RUNS_IN_PLACE
+            keys += [Keys(each, part.turn, part.biased) for each in (((run,) for run in runs) if apart else (runs,))]
         if own is not None:
-            keys.append(Keys(_slice(own), 0, False))
+            keys.append(Keys((own,), 0, False))
         return tuple(keys)
-
-    def _gathered(self, part: Part, runs: tuple[Run, ...]) -> Tensor:
-        """Indices of the slots of runs, made once for all layers where the part's planes are alike."""
-        key = (id(part), runs)
-        if key not in self._indices:
-            self._indices[key] = torch.cat([torch.arange(*run, device=self._device) for run in runs])
-        return self._indices[key]
 
     def _causal(self, n: int, folded: int) -> Tensor:
         """Scores' bias [n * folded, n]: each token sees those before it and itself."""
@@ -142,8 +133,11 @@ class PlannedAttention:
         return self._masks[n, folded]
 
 
-def _slice(run: Run) -> slice:
-    return slice(run.start, run.stop)
+def _joined(plane: Tensor, runs: tuple[Run, ...]) -> Tensor:
+    """The slots of a plane [slots, ...] that lie in runs, in order."""
+    if len(runs) == 1:
+        return plane[runs[0].start : runs[0].stop]
+    return torch.cat([plane[start:stop] for start, stop in runs])
 
 
 def _folded(q: Tensor, kv_heads: int) -> Tensor:
