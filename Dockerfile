@@ -7,7 +7,6 @@ FROM python:3.11-slim AS gateway
 RUN groupadd --gid 10001 longlook \
  && useradd --uid 10001 --gid longlook --create-home --home-dir /app --shell /usr/sbin/nologin longlook
 ENV PATH=/app/.venv/bin:/usr/local/bin:/usr/bin:/bin \
-    PYTHONPATH=/app:/app/clients/python \
     PYTHONUNBUFFERED=1 \
     LONGLOOK_HOST=0.0.0.0 \
     LONGLOOK_PORT=8080
@@ -23,9 +22,8 @@ COPY --chown=longlook:longlook protocol protocol
 COPY --chown=longlook:longlook server server
 COPY --chown=longlook:longlook launcher launcher
 COPY --chown=longlook:longlook clients clients
-RUN python -m compileall -q protocol server launcher clients/python \
- && printf '#!/bin/sh\nexec python -m launcher.cli "$@"\n' > .venv/bin/longlook \
- && chmod +x .venv/bin/longlook
+COPY --chown=longlook:longlook deploy/distribution.py deploy/
+RUN python deploy/distribution.py && python -m compileall -q protocol server launcher clients/python
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
   CMD python -c "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LONGLOOK_PORT'] + '/livez', timeout=2)"

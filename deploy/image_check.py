@@ -223,7 +223,7 @@ def start(image: Image, redis: str) -> float:
     """Starts the image's own command and waits for its own health check; returns the seconds that took."""
     port = _free_port()
     environment = {**image.environment, "LONGLOOK_PORT": str(port), "LONGLOOK_HOST": "127.0.0.1", "HOME": "/tmp"}  # noqa: S108
-    environment |= {"LONGLOOK_REDIS_URL": redis, "LONGLOOK_API_KEYS": "image-check-key"}
+    environment |= {"LONGLOOK_REDIS_URL": redis, "LONGLOOK_API_KEYS": "image-check-key-0123456789"}
     began = time.monotonic()
     server = subprocess.Popen(image.argv([*image.entrypoint, *image.command]), env=environment)
     try:

@@ -91,6 +91,16 @@ async def test_refused_question_raises_and_others_go_on(gateway: FakeGateway, cl
         assert (await answer.result()).text == "a ball"
 
 
+async def test_error_without_a_name_is_the_only_open_questions(gateway: FakeGateway, client: AsyncClient) -> None:
+    async with (await open_session(client)).live() as live:
+        peer = await gateway.peer()
+        refused = asyncio.create_task(live.ask("x" * 1000))
+        await peer.hears("question.create")
+        await peer.say("error", error={"code": "too_large", "message": "too large"})
+        with pytest.raises(lib.TooLargeError):
+            await refused
+
+
 async def test_failed_answer_raises_everywhere(gateway: FakeGateway, client: AsyncClient) -> None:
     async with (await open_session(client)).live() as live:
         peer = await gateway.peer()

@@ -266,13 +266,20 @@ class AsyncLiveSession:
 
     def _take_error(self, message: Json) -> None:
         error = named_error(message["error"])
-        question = self._questions.get(message.get("id") or error.param or "")
+        question = self._questions.get(message.get("id") or "") or self._refused_unread(message)
         if question is None or question.feed.accepted.is_set():
             self._tell(error)
         elif isinstance(error, ConflictError) and self._link.reconnects:
             question.feed.accepted.set()  # it had arrived before the connection broke
         else:
             self._questions.pop(question.feed.id).feed.finish(error)
+
+    def _refused_unread(self, message: Json) -> _Question | None:
+        """The question that an error means which names nothing: a message too large to be read was refused whole."""
+        if "id" in message or "track" in message:
+            return None
+        pending = [question for question in self._questions.values() if not question.feed.accepted.is_set()]
+        return pending[0] if len(pending) == 1 else None
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)
