@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,17 +25,13 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from launcher.child import spawn, stop
-from launcher.serve import free_port, new_key
-from longlook_client import AsyncAnswer, AsyncClient, AsyncLiveSession, LonglookError
+from launcher.child import stop
+from launcher.serving import START_SECONDS, STOP_SECONDS, ServerFailed, logged, serving, tail
+from longlook_client import AsyncAnswer, AsyncLiveSession, LonglookError
 
-START_SECONDS: Final = 120.0
 RENDER_SECONDS: Final = 300.0
-STOP_SECONDS: Final = 20.0
 QUESTIONS: Final = 3
 APART_SECONDS: Final = 3.0
-LOG_LINES_SHOWN: Final = 15
-LOGGED: Final = 'log="$0"; exec "$@" > "$log" 2>&1'
 
 
 class DemoFailed(Exception):
@@ -78,12 +72,12 @@ async def render(seed: int, seconds: float, folder: Path) -> tuple[Path, list[Qu
     arguments = ["--seed", str(seed), "--seconds", str(seconds), "--out", str(clip), "--truth", str(truth)]
     status = await _run_logged([sys.executable, "-m", "training.world", "render", *arguments], folder / "render.log")
     if status != 0:
-        raise DemoFailed(f"the clip could not be rendered:\n{_tail(folder / 'render.log')}")
+        raise DemoFailed(f"the clip could not be rendered:\n{tail(folder / 'render.log')}")
     return clip, pick(truth)
 
 
 async def _run_logged(command: list[str], log: Path) -> int:
-    process = await spawn(["/bin/sh", "-c", LOGGED, str(log), *command])
+    process = await logged(command, log)
     try:
         async with asyncio.timeout(RENDER_SECONDS):
             return await process.wait()
@@ -91,42 +85,6 @@ async def _run_logged(command: list[str], log: Path) -> int:
         return -1
     finally:
         await stop(process, seconds=STOP_SECONDS)
-
-
-@asynccontextmanager
-async def serving(model: str | None, log: Path, console: Console) -> AsyncIterator[AsyncClient]:
-    """A whole server on a free port, ready for sessions, and a client of it. DemoFailed if it does not come up."""
-    port, key = free_port("127.0.0.1"), new_key()
-    command = [sys.executable, "-m", "launcher.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "LONGLOOK_API_KEYS": key}
-    server = await spawn(
-        ["/bin/sh", "-c", LOGGED, str(log), *command, *(("--model", model) if model else ())], environment=environment
-    )
-    try:
-        async with AsyncClient(f"http://127.0.0.1:{port}", key) as client:
-            with console.status("starting the server ..."):
-                await _ready(client, server, log)
-            yield client
-    finally:
-        await stop(server, seconds=STOP_SECONDS)
-
-
-async def _ready(client: AsyncClient, server: asyncio.subprocess.Process, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.returncode is None:
-        try:
-            if await client.models():
-                return
-        except LonglookError:
-            pass  # not up yet
-        await asyncio.sleep(0.2)
-    why = "ended" if server.returncode is not None else f"was not ready after {START_SECONDS:.0f} s"
-    raise DemoFailed(f"the server {why}; its last lines:\n{_tail(log)}")
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return "\n".join(f"  {line}" for line in lines[-LOG_LINES_SHOWN:])
 
 
 def pictures(clip: Path) -> Iterator[tuple[float, bytes]]:
@@ -181,9 +139,10 @@ async def demonstrate(console: Console, seed: int, seconds: float, model: str | 
         with console.status("rendering a clip that nobody has seen ..."):
             clip, questions = await render(seed, seconds, folder)
         console.print(f"A new clip of {seconds:.0f} s, seed {seed}, rendered just now.")
-        async with serving(model, folder / "serve.log", console) as client:
-            console.print(f"A whole server at {client.url}: bus, worker and gateway.")
-            async with await client.create_session(wait=START_SECONDS) as session, session.live() as live:
+        console.print("Starting the server ...")
+        async with serving(folder / "serve.log", model=model) as server:
+            console.print(f"A whole server at {server.url}: bus, worker and gateway.")
+            async with await server.client.create_session(wait=START_SECONDS) as session, session.live() as live:
                 right = await watch(live, clip, questions, console)
         console.print(f"\n{right} of {QUESTIONS} answers name the true value. Everything is stopped again.")
 
@@ -217,7 +176,7 @@ def run(
     console = Console(highlight=False)
     try:
         asyncio.run(demonstrate(console, secrets.randbelow(2**31) if seed is None else seed, seconds, model))
-    except* (DemoFailed, LonglookError) as failed:
+    except* (DemoFailed, ServerFailed, LonglookError) as failed:
         for error in _leaves(failed):
             console.print(Text(f"The demo failed: {error}", "red"))
         raise typer.Exit(1) from None
