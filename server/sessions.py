@@ -176,7 +176,7 @@ class Sessions:
         self.check(terms)
         session_id = record.spec.session_id
         feed = self._feeds.known(session_id)
-        newest_ms = max(record.newest_ms, -1 if feed is None else feed.asked(), 0)
+        newest_ms = max(record.newest_ms, -1 if feed is None else await feed.asked(), 0)
         self._rates.spend(record.spec.tenant, self._limits.questions_per_s)
         ask = Ask(
             question_id=terms.id or ids.question_id(),

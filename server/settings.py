@@ -42,6 +42,7 @@ class Limits(BaseModel):
     send_s: float = Field(default=10.0, description="wait for a client to take what is sent to it")
     body_s: float = Field(default=30.0, description="wait for the next piece of a request's body")
     head_s: float = Field(default=10.0, description="wait for a request's head")
+    ask_s: float = Field(default=0.5, description="a question waits for the pictures before it to be decoded")
     answer_s: float = Field(default=60.0, description="a REST question waits for its answer")
     unowned_s: float = Field(default=15.0, description="a question waits for its session to have a worker")
     stall_s: float = Field(default=120.0, description="media of a complete session wait for the worker")

@@ -37,6 +37,7 @@ class Nursery:
 
     async def __aenter__(self) -> Self:
         self._forker = await asyncio.to_thread(_Forker)
+        await self.kill(0)  # nobody: the reply says that the libraries are loaded
         return self
 
     async def __aexit__(

@@ -65,6 +65,8 @@ class Delivery:
         self._listener = listener
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
+        self._settled_ms = -1
+        self._moved = asyncio.Event()
 
     async def put(self, work: Work, size: int, *, replaceable: bool = False) -> None:
         """Queue work; waits while the inbox is full. A replaceable picture takes the place of its track's last one."""
@@ -77,7 +79,18 @@ class Delivery:
             self._tally.dropped("superseded")
 
     def pin(self) -> None:
+        """Pictures that wait now will not be replaced by newer ones."""
         self._inbox.pin()
+
+    def arrived(self, t_ms: int) -> None:
+        self._settled_ms = max(self._settled_ms, t_ms)
+        self._moved.set()
+
+    async def until(self, t_ms: int) -> None:
+        """Wait until pictures up to session time ``t_ms`` are in their lane, or were refused."""
+        while self._settled_ms < t_ms:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def run(self) -> None:
         """Decode and append until cancelled."""
@@ -103,6 +116,8 @@ class Delivery:
         if work.track is not None and work.sequence is not None:
             work.track.pending -= 1
             work.track.finished = work.sequence
+        if isinstance(work.job, Still | Unit):
+            self.arrived(work.job.t_ms)
         settle(work, error)
 
     async def _decode(self, job: Job) -> list[Result]:

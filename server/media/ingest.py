@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,8 @@ class Ingest:
         self.replaced()
         self._listener = listener
         self.clock.new_publisher()
+        for track in self._tracks.values():
+            track.sampler.restart()
 
     def detach(self, listener: Listener) -> None:
         if self._listener is listener:
@@ -184,14 +186,23 @@ class Ingest:
         """A picture at ``t_ms`` is on its way to the lane."""
         self._newest_ms = max(self._newest_ms, t_ms)
 
-    def asked(self) -> int:
-        """A question was asked: pictures that wait to be decoded will not be replaced by newer ones.
+    def arrived(self, t_ms: int) -> None:
+        """A picture that did not come through the inbox is in its lane."""
+        self.sampled(t_ms)
+        self._delivery.arrived(t_ms)
+
+    async def asked(self) -> int:
+        """A question was asked: wait for the pictures that came before it to be in their lane, but not for long.
 
         Returns:
             Session time of the newest picture in its lane or on the way there, -1 for none.
         """
+        newest_ms = self._newest_ms
         self._delivery.pin()
-        return self._newest_ms
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.ask_s):
+                await self._delivery.until(newest_ms)
+        return newest_ms
 
     # --- how it is ----------------------------------------------------------------------------------------------------
 

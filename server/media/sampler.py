@@ -28,6 +28,10 @@ class Sampler:
         self._due_ms = (t_ms if late or self._due_ms is None else self._due_ms) + self._period_ms
         return True
 
+    def restart(self) -> None:
+        """The next picture is due: it is another camera's, or the first after a pause."""
+        self._due_ms = self._previous_due_ms = None
+
     def forgive(self) -> None:
         """Undo the last ``keep``: its picture turned out to be undecodable, so the next one is due in its place."""
         self._due_ms = self._previous_due_ms

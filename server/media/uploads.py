@@ -129,10 +129,10 @@ class FileFeed:
         ingest, now = self._ingest, time.time()
         ingest.clock.advance(result.t_ms, now)
         if isinstance(result, PictureOut):
-            ingest.sampled(result.t_ms)
             ingest.tally.came("file", now)
             await ingest.publisher.picture(result, now, lossless=True)
             ingest.tally.went(now, time.time())
+            ingest.arrived(result.t_ms)
         else:
             await ingest.publisher.sound(result, now, lossless=True)
             ingest.tally.sound(len(result.pcm))
