@@ -61,6 +61,12 @@ class End:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
+    async def aclose(self) -> None:
+        """Returns once the socket is closed."""
+        self.writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
 
 @dataclass(eq=False)
 class Link:
@@ -92,6 +98,7 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._pulse = asyncio.Event()
+        self._leaving = False
         self._replies_to_lose = 0
         self._losing_mutes = False
 
@@ -105,6 +112,8 @@ class FaultProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
+        self._leaving = True
+        await asyncio.sleep(0)  # every task has begun by now, and so will close what it was given
         for task in self._tasks:
             task.cancel()
         await self._group.__aexit__(None, None, None)  # an error of the body passes as it is, not in a group
@@ -138,38 +147,49 @@ class FaultProxy:
                 await self._pulse.wait()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client = End(reader, writer)
+        if self._leaving:
+            writer.transport.abort()
+            return
         self.traffic.connections += 1
-        if self.refusing:
-            self.traffic.refused += 1
-            client.reset()
-        else:
-            task = self._group.create_task(self._serve(self.traffic.connections, client))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        self._changed()
+        task = self._group.create_task(self._serve(self.traffic.connections, End(reader, writer)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, number: int, client: End) -> None:
         try:
+            target = None if self.refusing else await self._reach()
+            if target is None:
+                self.traffic.refused += 1
+                client.reset()
+                self._changed()
+                return
+            try:
+                await self._join(number, client, target)
+            finally:
+                await target.aclose()
+        finally:
+            await client.aclose()
+
+    async def _reach(self) -> End | None:
+        """A connection to the target, or None where there is nobody."""
+        try:
             async with asyncio.timeout(CONNECT_S):
-                target = await _connect(self.target)
-        except OSError:
-            self.traffic.refused += 1
-            client.reset()
-            self._changed()
-            return
+                return await _connect(self.target)
+        except OSError:  # TimeoutError is one
+            return None
+
+    async def _join(self, number: int, client: End, target: End) -> None:
         task = asyncio.current_task()
         assert task is not None
         link = Link(number, client, target, task)
         self._links.add(link)
+        self._changed()
         try:
             await self._carry(link)
-        except* (Broken, ConnectionError):
+        except* (Broken, OSError):
             self._break(link)
         finally:
             self._links.discard(link)
-            client.writer.transport.abort()
-            target.writer.transport.abort()
 
     async def _carry(self, link: Link) -> None:
         async with asyncio.TaskGroup() as group:
