@@ -39,6 +39,8 @@ RUN python deploy/requirements.py worker > requirements.txt \
  && pip --python .venv/bin/python install --no-cache-dir --no-compile -c constraints.txt -r requirements.txt
 COPY --chown=longlook:longlook workers workers
 COPY --chown=longlook:longlook models models
-RUN python -m compileall -q workers
-HEALTHCHECK NONE
+COPY --chown=longlook:longlook deploy/worker_health.py deploy/
+RUN python -m compileall -q workers && mkdir -p .cache/huggingface
+HEALTHCHECK --interval=15s --timeout=10s --start-period=600s \
+  CMD python deploy/worker_health.py
 CMD ["worker"]
