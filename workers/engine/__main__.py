@@ -44,8 +44,8 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
     settings = EngineSettings(
         name=arguments.model,
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
-        step_tokens=arguments.step_tokens or (2_048 if cuda else 256),
-        step_pictures=arguments.step_pictures or (16 if cuda else 4),
+        step_tokens=arguments.step_tokens or (2_048 if cuda else 128),
+        step_pictures=arguments.step_pictures or (16 if cuda else 1),
         trained_length=arguments.trained_length,
     )
     checkpoint = open_checkpoint(folder, arguments.device, dtype)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.models.pixels import PixelFormat, resized
-from workers.models.qwen25vl import VisionTower
 
 Picture = NDArray[np.uint8]  # [height, width, 3], RGB
 
@@ -28,10 +27,11 @@ class Features:
 class Eye:
     """Encodes streams' pictures; none gets more tokens than the square picture of the model's default size."""
 
-    def __init__(self, tower: VisionTower, pixels: PixelFormat) -> None:
+    def __init__(self, tower: nn.Module, pixels: PixelFormat) -> None:
+        """`tower` takes patches [n, patches, patch_dim] and their grid (t, h, w), and gives [n, tokens, hidden]."""
         self._tower = tower
         self._pixels = replace(pixels, max_pixels=max(pixels.side**2, pixels.min_pixels))
-        self._weight = tower.patch_embed.weight
+        self._weight = next(tower.parameters())
 
     @property
     def side(self) -> int:

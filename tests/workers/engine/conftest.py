@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from tests.workers.engine.rig import Rig
 from workers.engine.settings import EngineSettings
@@ -21,6 +22,25 @@ def checkpoint(tiny_qwen25vl: Callable[..., Any]) -> Checkpoint:
 @pytest.fixture
 def rig(checkpoint: Checkpoint) -> Callable[..., Rig]:
     """Makes rigs: rig(pool_tokens=..., ...), with `make` for the engine's other parts."""
+
+    def make(make: dict[str, Any] | None = None, **settings: Any) -> Rig:
+        return Rig(checkpoint, EngineSettings(**{"pool_tokens": 2048, **settings}), make or {})
+
+    return make
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        ),
+    ]
+)
+def each_rig(request: pytest.FixtureRequest, tiny_qwen25vl: Callable[..., Any]) -> Callable[..., Rig]:
+    """Makes rigs on the CPU, and in a second run of the test on the GPU, in float32."""
+    checkpoint = open_checkpoint(tiny_qwen25vl(seed=1).folder, request.param)
 
     def make(make: dict[str, Any] | None = None, **settings: Any) -> Rig:
         return Rig(checkpoint, EngineSettings(**{"pool_tokens": 2048, **settings}), make or {})

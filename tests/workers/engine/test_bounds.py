@@ -169,11 +169,11 @@ def test_a_frozen_answer_whose_pins_would_break_the_budget_goes_live(rig: Callab
     assert set(r.outcomes()) == {"prefilled"}
 
 
-def test_random_operations_leave_the_books_balanced(rig: Callable[..., Rig]) -> None:
+def test_random_operations_leave_the_books_balanced(each_rig: Callable[..., Rig]) -> None:
     """Whatever is done in whatever order: pages add up after each step, budgets hold, every question ends once."""
     for seed in range(4):
         chance = np.random.default_rng(seed)
-        r = rig(pool_tokens=1536, trained_length=256)
+        r = each_rig(pool_tokens=1536, trained_length=256)
         names = ["a", "b", "c"]
         policies = ["window", "window", "full"]
         for name, policy in zip(names, policies, strict=True):

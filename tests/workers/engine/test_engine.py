@@ -52,14 +52,15 @@ class Whole:
     def logits(self, *more: Span) -> Tensor:
         """After each token."""
         decoder = self.checkpoint.model.decoder
+        device = decoder.embed_tokens.weight.device
         spans = [*self.spans, *more]
         tokens = np.concatenate([span.tokens for span in spans])
         positions = np.concatenate([span.positions for span in spans], axis=1)
         with torch.inference_mode():
-            embeds = decoder.embed(torch.from_numpy(tokens))
+            embeds = decoder.embed(torch.from_numpy(tokens).to(device))
             for stop, features in self.pictures.items():
                 embeds[stop - len(features) : stop] = features
-            rotation = decoder.rope.rotation(torch.from_numpy(positions))
+            rotation = decoder.rope.rotation(torch.from_numpy(positions).to(device))
             return decoder.logits(decoder(embeds, rotation, causal))
 
 
@@ -72,9 +73,9 @@ def close(ours: list[Tensor], theirs: Tensor) -> None:
     torch.testing.assert_close(torch.stack(ours), theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_policy_full_equals_the_plain_model(rig: Callable[..., Rig], heard: list[Tensor]) -> None:
+def test_policy_full_equals_the_plain_model(each_rig: Callable[..., Rig], heard: list[Tensor]) -> None:
     """A whole session: two segments with a remembered exchange between, then two questions at once."""
-    r = rig()
+    r = each_rig()
     r.open(policy="full", budget_tokens=1024)
     for t_ms in (0, 1000, 2000):
         r.push(t_ms)

@@ -69,10 +69,10 @@ def answering(r: Rig, mode: str, frame_after: int) -> tuple[list[int], list[int]
     return r.answer(), seen
 
 
-def test_live_follows_the_stream_and_frozen_does_not(rig: Callable[..., Rig]) -> None:
-    frozen, frozen_seen = answering(rig(), "frozen", 3)
-    live, live_seen = answering(rig(), "live", 3)
-    untouched, _ = answering(rig(), "frozen", 8)
+def test_live_follows_the_stream_and_frozen_does_not(each_rig: Callable[..., Rig]) -> None:
+    frozen, frozen_seen = answering(each_rig(), "frozen", 3)
+    live, live_seen = answering(each_rig(), "live", 3)
+    untouched, _ = answering(each_rig(), "frozen", 8)
     assert frozen == untouched
     assert live[:3] == frozen[:3]
     assert live != frozen, "choose another seed: the frame does not show"
@@ -83,10 +83,10 @@ def test_live_follows_the_stream_and_frozen_does_not(rig: Callable[..., Rig]) ->
     )
 
 
-def test_questions_that_are_not_remembered_leave_no_trace(rig: Callable[..., Rig]) -> None:
+def test_questions_that_are_not_remembered_leave_no_trace(each_rig: Callable[..., Rig]) -> None:
     traces = []
     for asking in (False, True):
-        r = rig()
+        r = each_rig()
         r.open()
         for t_ms in (0, 1000):
             r.push(t_ms)

@@ -1,0 +1,49 @@
+"""What a measurement was taken on: it stands beside every figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+Facts = dict[str, str | int | float]
+
+
+def machine(device: str, threads: int) -> Facts:
+    """Processor, memory, versions, commit and date."""
+    facts: Facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        "load_before": round(os.getloadavg()[0], 2),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "threads": threads,
+        "device": device,
+        "python": platform.python_version(),
+    }
+    if device == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts | {name: version(name) for name in ("torch", "transformers")}
+
+
+def _processor() -> str:
+    """The processor's name; on Linux with its model number, since virtual machines often hide the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in found.items()}
+    return f"{facts.get('model name', platform.machine())} (model {facts.get('model', '?')})"
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[1]
+    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return run.stdout.strip() or "unknown"
