@@ -1,4 +1,4 @@
-"""A whole server for as long as a block of code needs one: for the demo, the benchmarks, and tests of the real thing."""
+"""A whole server for as long as a block of code needs one: for demo, benchmarks, and tests of the real thing."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""The machine that figures come from, and what the processes under test take of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+
+def hardware() -> str:
+    """Processor model and number of usable cores."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def tree_bytes(process: psutil.Process) -> int:
+    """Memory of a process and its descendants, shared pages counted once (PSS) where that can be read."""
+    total = 0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            total += member.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+        except (psutil.AccessDenied, AttributeError):
+            total += member.memory_info().rss
+    return total
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor time of a process and its living descendants, and of the dead that they waited for."""
+    total = 0.0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            times = member.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """The least-squares line's rise per unit; 0 for fewer than two points."""
+    if len(points) < 2:
+        return 0.0
+    mean_x, mean_y = (sum(axis) / len(points) for axis in zip(*points, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    rise = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return rise / spread
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest of `values` that at least `share` of them do not exceed; NaN if there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
