@@ -175,6 +175,11 @@ def test_a_stale_owner_that_speaks_on_is_told() -> None:
     assert "order" in broken([*HELLO[:4], taken_over, *HELLO[4:]], "q1")
 
 
+def test_an_event_seen_twice_is_told() -> None:
+    taken_over = {"type": "notice", "code": "worker_changed", "data": {"lost_ms": 0}, "event_id": "2-0"}
+    assert broken([taken_over, taken_over]) == {"order"}
+
+
 def test_characters_that_came_apart_are_told() -> None:
     witness = Witness("s_1")
     witness.asked("q1")

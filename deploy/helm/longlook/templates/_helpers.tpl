@@ -150,7 +150,7 @@ topologySpreadConstraints:
 
 {{/* How many workers' memory is reserved. Every gateway reports the same, and max takes the newest word among them. */}}
 {{- define "longlook.workersReserved" -}}
-{{- $model := printf "{model=%q}" .Values.worker.model -}}
+{{- $model := printf "{namespace=%q,model=%q}" .Release.Namespace .Values.worker.model -}}
 max(longlook_reserved_tokens{{ $model }}) * max(longlook_workers{{ $model }}) / max(longlook_capacity_tokens{{ $model }})
 {{- end }}
 
