@@ -54,10 +54,9 @@ def slope(points: list[tuple[float, float]]) -> float:
     """The least-squares line's rise per unit; 0 for fewer than two points."""
     if len(points) < 2:
         return 0.0
-    mean_x, mean_y = (sum(axis) / len(points) for axis in zip(*points, strict=True))
+    mean_x = sum(x for x, _ in points) / len(points)
     spread = sum((x - mean_x) ** 2 for x, _ in points)
-    rise = sum((x - mean_x) * (y - mean_y) for x, y in points)
-    return rise / spread
+    return sum((x - mean_x) * y for x, y in points) / spread
 
 
 def percentile(values: list[float], share: float) -> float:
