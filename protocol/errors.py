@@ -131,6 +131,12 @@ class BusUnavailable(LonglookError):
         super().__init__(message, retry_after=retry_after)
 
 
+class BusFull(BusUnavailable):
+    """Redis has reached its memory limit and takes no more writes for now."""
+
+    code = "no_capacity"
+
+
 class LogLost(LonglookError):
     """Redis answers, but it is another server or has lost its data: every session of before is gone."""
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from protocol.errors import BusUnavailable, LeaseLost, NoCapacity
+from protocol.errors import BusUnavailable, LeaseLost
 from protocol.messages import Output
 
 BATCH = 128
@@ -76,7 +76,7 @@ class Outbox:
         while True:
             try:
                 return await self._outputs.append(self._session_id, self._epoch, batch)
-            except (BusUnavailable, NoCapacity):
+            except BusUnavailable:
                 if self._overflowed:
                     raise LeaseLost("the session's outputs could not be written for too long") from None
                 await asyncio.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])

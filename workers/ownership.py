@@ -153,7 +153,9 @@ class Ownership:
         return self._reading.after(entries)
 
     async def take(self, entries: Sequence[LaneEntry], cursors: Mapping[Lane, Cursor]) -> None:
-        """Acts on entries whose cursors are committed."""
+        """Acts on entries whose cursors are committed. After the end that is the next owner's business."""
+        if self._ending.done():
+            return
         for lane in MEDIA_LANES:
             self._report(lane, self._reading.missed(lane, entries))
         for entry in sorted(entries, key=lambda entry: entry.lane != "control"):

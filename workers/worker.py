@@ -128,7 +128,7 @@ class Worker:
                 log.error("the bus came back without its data; its sessions are gone")
                 for owner in self._owned.values():
                     owner.end(Ending("lost", "log_lost"))
-            except (BusUnavailable, NoCapacity):
+            except BusUnavailable:
                 log.warning("the bus does not answer")
             await asyncio.sleep(UPKEEP_S)
 
@@ -181,14 +181,14 @@ class Worker:
             await self._vacate(session_id, "closed")
         except LeaseLost:
             await self._vacate(session_id, "lost")
-        except (BusUnavailable, NoCapacity):
+        except BusUnavailable:
             log.warning("a session could not be taken", extra={"session_id": session_id})
         return None
 
     async def _vacate(self, session_id: str, fate: Fate) -> None:
         try:
             await self._bus.placement.vacate(self._worker_id, self._model, session_id, fate)
-        except (BusUnavailable, NoCapacity):
+        except BusUnavailable:
             log.warning("room could not be given back; it lapses", extra={"session_id": session_id})
 
     async def _adoptable(self) -> list[str]:

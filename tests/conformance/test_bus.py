@@ -9,7 +9,7 @@ from launcher.valkey import socket_url
 from protocol import keys
 from protocol.bus import Bus
 from protocol.connection import Call, Connection
-from protocol.errors import BusUnavailable, LogLost, NoCapacity
+from protocol.errors import BusFull, BusUnavailable, LogLost
 from protocol.scripts import ISSUE
 from tests.conformance.samples import SESSION, make_ask, make_spec
 from tests.conformance.servers import SERVERS, Server, binary_of
@@ -48,7 +48,7 @@ async def test_a_full_server_is_a_typed_error_with_a_retry_time(own_server: Serv
     async with aclosing(await Bus.connect(own_server.url)) as bus, aclosing(Connection(own_server.url)) as other:
         await bus.sessions.open(make_spec(), "w_a")
         await other.command("CONFIG", "SET", "maxmemory", 1)
-        with pytest.raises(NoCapacity) as refused:
+        with pytest.raises(BusFull) as refused:
             await bus.lanes.ask(SESSION, make_ask())
         assert refused.value.retry_after
 
@@ -71,3 +71,18 @@ async def test_many_tasks_share_a_small_pool(server_url: str) -> None:
     async with aclosing(Connection(server_url, pool=2)) as connection:
         replies = await asyncio.gather(*(connection.command("ECHO", n) for n in range(100)))
     assert [int(reply) for reply in replies] == list(range(100))
+
+
+async def test_a_cancelled_command_is_cancelled(connection: Connection) -> None:
+    async def talk() -> None:
+        while True:
+            await connection.command("ECHO", 1)
+
+    for steps in range(150):
+        task = asyncio.create_task(talk())
+        for _ in range(steps % 15):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10)
+        assert done
+        assert task.cancelled()
