@@ -163,7 +163,10 @@ async def test_ask_about_the_camera_and_survive_a_restart(scene: Scene, tmp_path
         assert console.take() == []
 
 
-async def test_a_wrong_key_is_asked_for_again(scene: Scene, tmp_path: Path) -> None:
+async def test_a_wrong_key_is_asked_for_again_and_the_sample_clip_plays(scene: Scene, tmp_path: Path) -> None:
+    async def playing() -> bool:
+        return await frames_seen(page) >= 2
+
     async with (
         serving(tmp_path / "serve.log") as server,
         opened(f"{server.url}/#key=not-the-key", scene.camera) as (page, console),
@@ -173,4 +176,8 @@ async def test_a_wrong_key_is_asked_for_again(scene: Scene, tmp_path: Path) -> N
         await page.get_by_label("Key", exact=True).fill(server.key)
         await page.get_by_role("button", name="Use this key").click()
         await expect(page.locator("#model")).not_to_be_empty()
+        await page.get_by_role("button", name="Sample clip").click()
+        await expect(page.get_by_role("status")).to_have_text("live")
+        await eventually(playing)
+        await page.get_by_role("button", name="Stop").click()
         assert console.take() == []
