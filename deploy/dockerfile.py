@@ -74,7 +74,7 @@ def context(root: Path, ignore: str) -> Iterator[Path]:
     patterns = [line.strip() for line in ignore.splitlines() if line.strip() and not line.startswith("#")]
     for folder, folders, files in os.walk(root):
         here = Path(folder).relative_to(root)
-        folders[:] = [name for name in folders if name not in {".git", ".venv"}]
+        folders[:] = [name for name in folders if not _closed(here / name, patterns)]
         yield from (here / name for name in files if not _ignored(here / name, patterns))
 
 
@@ -85,6 +85,12 @@ def _ignored(path: Path, patterns: list[str]) -> bool:
         if any(_matches(part, bare) for part in (path, *path.parents)):
             ignored = not pattern.startswith("!")
     return ignored
+
+
+def _closed(folder: Path, patterns: list[str]) -> bool:
+    """Whether nothing below an ignored folder can be let in again."""
+    back = [Path(pattern.removeprefix("!")) for pattern in patterns if pattern.startswith("!")]
+    return _ignored(folder, patterns) and not any(folder in path.parents for path in back)
 
 
 def _matches(path: Path, pattern: str) -> bool:
