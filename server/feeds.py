@@ -11,6 +11,7 @@ from protocol.bus import Bus
 from protocol.errors import Replaced
 from protocol.messages import ModelCard
 from protocol.sessions import SessionRecord
+from server.background import Background
 from server.faults import error_event
 from server.media.clock import SessionClock
 from server.media.decoders import Nursery
@@ -35,7 +36,7 @@ class _Feed:
 
 
 class Feeds:
-    """Makes a session's ingest when it is first used here. Each runs in a task of ``tasks``, and fails alone."""
+    """Makes a session's ingest when it is first used here. Each runs in the background, and fails alone."""
 
     def __init__(
         self,
@@ -45,14 +46,14 @@ class Feeds:
         nursery: Nursery,
         settings: Settings,
         metrics: Metrics,
-        tasks: asyncio.TaskGroup,
+        background: Background,
     ) -> None:
         self._bus = bus
         self._board = board
         self._nursery = nursery
         self._settings = settings
         self._metrics = metrics
-        self._tasks = tasks
+        self._background = background
         self._feeds: dict[str, _Feed] = {}
 
     async def of(self, record: SessionRecord) -> Ingest:
@@ -119,7 +120,7 @@ class Feeds:
             tally=Tally(self._metrics, record.ingest),
             lossless=lossless,
         )
-        task = self._tasks.create_task(self._carry(session_id, ingest), name=f"feed {session_id}")
+        task = self._background.start(self._carry(session_id, ingest))
         self._feeds[session_id] = _Feed(ingest, task, time.monotonic())
         self._metrics.active_streams.set(len(self._feeds))
 

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from protocol.bus import Bus
 from protocol.errors import LogLost, LonglookError, NoCapacity
 from server.auth import Keyring
+from server.background import Background
 from server.feeds import Feeds
 from server.limits import Allowance
 from server.media.decoders import Nursery
@@ -55,7 +56,7 @@ class Gateway:
     relay: Relay
     questions: Questions
     sessions: Sessions
-    tasks: asyncio.TaskGroup
+    background: Background
     requests: Allowance
     sockets: Allowance
     uploads: Allowance
@@ -67,7 +68,8 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
     condition, board = Condition(), Board(bus)
     questions = Questions(bus, metrics, settings.limits.unowned_s)
     async with Nursery() as nursery, asyncio.TaskGroup() as tasks:
-        feeds = Feeds(bus=bus, board=board, nursery=nursery, settings=settings, metrics=metrics, tasks=tasks)
+        background = Background(tasks)
+        feeds = Feeds(bus=bus, board=board, nursery=nursery, settings=settings, metrics=metrics, background=background)
         relay = Relay(bus, f"g_{secrets.token_hex(6)}")
         sessions = Sessions(bus=bus, board=board, feeds=feeds, relay=relay, questions=questions, limits=settings.limits)
         gateway = Gateway(
@@ -82,18 +84,19 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             relay=relay,
             questions=questions,
             sessions=sessions,
-            tasks=tasks,
+            background=background,
             requests=Allowance("requests"),
             sockets=Allowance("connections"),
             uploads=Allowance("uploads"),
         )
-        going = [tasks.create_task(relay.run(sessions.observe)), tasks.create_task(_beat(gateway))]
+        background.start(relay.run(sessions.observe))
+        background.start(_beat(gateway))
         try:
             yield gateway
         finally:
-            feeds.drop_all()
-            for task in going:
-                task.cancel()
+            with suppress(LonglookError):
+                await feeds.publish()  # the next gateway goes on with these clocks
+            background.cancel()
 
 
 async def _beat(gateway: Gateway) -> None:

@@ -65,14 +65,15 @@ async def cancel(question_id: str, record: UsableRecord, gateway: GatewayOf) -> 
 
 @router.get("/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
 async def events(
-    record: UsableRecord,
+    record: Record,
     gateway: GatewayOf,
     last_event_id: Annotated[str | None, Header()] = None,
     after: Annotated[str | None, Query(alias="last_event_id")] = None,
 ) -> Response:
     """All that the session says, as server-sent events; goes on after `Last-Event-ID`."""
     place = gateway.sockets.hold(record.spec.tenant, gateway.settings.limits.sockets)
-    return EventStream(gateway, record.spec.session_id, last_event(last_event_id or after), place=place)
+    begin, over = last_event(last_event_id or after), record.state == "closed"
+    return EventStream(gateway, record.spec.session_id, begin, place=place, over=over)
 
 
 def _stream(gateway: Gateway, record: SessionRecord, question_id: str, begin: EntryId) -> Response:

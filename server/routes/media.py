@@ -107,7 +107,7 @@ async def _file(
             await feed.close()
             raise
         reading = _read(gateway, record, ingest, feed, start_ms, track, pace, held.pop_all())
-        task = gateway.tasks.create_task(reading, name=f"file of {record.spec.session_id}")
+        task = gateway.background.start(reading)
     if not wait:
         return {"start_ms": start_ms}
     outcome = await asyncio.shield(task)

@@ -44,6 +44,7 @@ class EventStream(Response):
         wanted: which outputs are told.
         ends: after which output the stream is complete.
         opening: an event told first.
+        over: nothing more will be said; what was said is told.
         place: the tenant's place among its open connections, held meanwhile.
     """
 
@@ -57,6 +58,7 @@ class EventStream(Response):
         wanted: Callable[[Relayed], bool] = lambda relayed: True,
         ends: Callable[[Relayed], bool] = lambda relayed: False,
         opening: dict[str, Any] | None = None,
+        over: bool = False,
     ) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(media_type="text/event-stream", headers=headers)
@@ -68,10 +70,13 @@ class EventStream(Response):
         self._wanted = wanted
         self._ends = ends
         self._opening = opening
+        self._over = over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place:
             async with self._gateway.sessions.subscribe(self._session_id, self._after) as outputs:
+                if self._over:
+                    outputs.finish()
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 async with asyncio.TaskGroup() as tasks:
                     ways_out = {
