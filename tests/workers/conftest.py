@@ -70,23 +70,60 @@ def tiny_qwen25vl(
     ) -> TinyModel:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        folder = tmp_path_factory.mktemp("tiny")
-        config = _tiny_config(tokenizer_definition, text or {}, vision or {}, tied)
-        reference: Any = Qwen2_5_VLForConditionalGeneration(config)
-        reference.eval()
-        _spread_weights(reference, seed)
-        reference.save_pretrained(folder)
-        _write_processors(folder, tokenizer_definition)
-        return TinyModel(folder, reference)
+        config = _qwen25vl_config(tokenizer_definition, text or {}, vision or {}, tied)
+        reference = Qwen2_5_VLForConditionalGeneration(config)
+        return _saved(reference, seed, tmp_path_factory.mktemp("tiny"), tokenizer_definition)
 
     return make
 
 
-def _tiny_config(definition: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Any:
-    from transformers import Qwen2_5_VLConfig
+@pytest.fixture(scope="session")
+def tiny_qwen3vl(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_definition: Mapping[str, Any]
+) -> Callable[..., TinyModel]:
+    """Makes `TinyModel`s like `tiny_qwen25vl`, dense or, with `experts=True`, of experts."""
 
-    ids = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
-    text_shape = {
+    def make(
+        seed: int = 0,
+        text: Mapping[str, Any] | None = None,
+        vision: Mapping[str, Any] | None = None,
+        tied: bool = False,
+        experts: bool = False,
+    ) -> TinyModel:
+        import transformers
+
+        name = "Qwen3VLMoe" if experts else "Qwen3VL"
+        kind = getattr(transformers, f"{name}Config")
+        config = _qwen3vl_config(kind, tokenizer_definition, text or {}, vision or {}, tied)
+        reference = getattr(transformers, f"{name}ForConditionalGeneration")(config)
+        return _saved(reference, seed, tmp_path_factory.mktemp("tiny"), tokenizer_definition)
+
+    return make
+
+
+def _saved(reference: Any, seed: int, folder: Path, definition: Mapping[str, Any]) -> TinyModel:
+    reference.eval()
+    _spread_weights(reference, seed)
+    reference.save_pretrained(folder)
+    _write_processors(folder, definition, reference.config.vision_config.patch_size)
+    return TinyModel(folder, reference)
+
+
+def _ids(definition: Mapping[str, Any]) -> dict[str, int]:
+    return {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
+
+
+def _special(ids: Mapping[str, int]) -> dict[str, int]:
+    return {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+    }
+
+
+def _text_shape(ids: Mapping[str, int], text: Mapping[str, Any]) -> dict[str, Any]:
+    shape = {
         "vocab_size": 320,
         "hidden_size": 128,
         "intermediate_size": 192,
@@ -99,6 +136,16 @@ def _tiny_config(definition: Mapping[str, Any], text: Mapping[str, Any], vision:
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
     }
+    return shape | dict(text)
+
+
+def _qwen25vl_config(
+    definition: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool
+) -> Any:
+    import transformers
+
+    ids = _ids(definition)
+    text_shape = _text_shape(ids, text)
     vision_shape = {
         "depth": 3,
         "hidden_size": 64,
@@ -107,16 +154,32 @@ def _tiny_config(definition: Mapping[str, Any], text: Mapping[str, Any], vision:
         "window_size": 112,
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
+        "out_hidden_size": text_shape["hidden_size"],
     }
-    merged_text = text_shape | dict(text)
-    return Qwen2_5_VLConfig(
-        text_config=merged_text,
-        vision_config={**vision_shape, "out_hidden_size": merged_text["hidden_size"], **vision},
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=tied,
+    kind: Any = transformers.Qwen2_5_VLConfig
+    return kind(
+        text_config=text_shape, vision_config=vision_shape | dict(vision), tie_word_embeddings=tied, **_special(ids)
+    )
+
+
+def _qwen3vl_config(
+    kind: Any, definition: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool
+) -> Any:
+    ids = _ids(definition)
+    rope = {"rope_type": "default", "rope_theta": 30.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    experts = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    text_shape = _text_shape(ids, {"head_dim": 32, "rope_parameters": rope, **experts, **text})
+    vision_shape = {
+        "depth": 4,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_heads": 4,
+        "num_position_embeddings": 36,
+        "deepstack_visual_indexes": [0, 2],
+        "out_hidden_size": text_shape["hidden_size"],
+    }
+    return kind(
+        text_config=text_shape, vision_config=vision_shape | dict(vision), tie_word_embeddings=tied, **_special(ids)
     )
 
 
@@ -129,21 +192,24 @@ def _spread_weights(model: Any, seed: int) -> None:
         noise = torch.randn(parameter.shape, generator=chance)
         if name.endswith("embed_tokens.weight"):
             value = noise * 0.1
+        elif name.endswith("pos_embed.weight"):
+            value = noise * 0.5
         elif parameter.ndim >= 2:
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.7
-            value = noise * gain / parameter[0].numel() ** 0.5
+            inputs = parameter.shape[-1] if "experts" in name else parameter[0].numel()
+            value = noise * gain / inputs**0.5
         else:
             value = noise * 0.1 + (0.0 if name.endswith("bias") else 1.0)
         parameter.data.copy_(value)
 
 
-def _write_processors(folder: Path, definition: Mapping[str, Any]) -> None:
+def _write_processors(folder: Path, definition: Mapping[str, Any], patch_size: int) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(definition))
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "min_pixels": 56 * 56,
-        "max_pixels": 112 * 112,
-        "patch_size": 14,
+        "min_pixels": (4 * patch_size) ** 2,
+        "max_pixels": (8 * patch_size) ** 2,
+        "patch_size": patch_size,
         "temporal_patch_size": 2,
         "merge_size": 2,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],

@@ -3,6 +3,7 @@
     header    <|im_start|>system\\n{instructions}<|im_end|>\\n<|im_start|>user\\n
     segment   <|vision_start|> grid grid ... <|vision_end|>
     grid      height * width <|video_pad|>
+    timed     <12.0 seconds> <|vision_start|> grid <|vision_end|>     in place of segments, for families that learned so
     question  [<|vision_end|>] {question}<|im_end|>\\n<|im_start|>assistant\\n
     answer    generated tokens, the last one <|im_end|>
 
@@ -66,11 +67,15 @@ class Span:
 class Chat:
     """Lays out a session's stream for one model; holds no state of any session."""
 
-    def __init__(self, encoder: TextEncoder, rate: float) -> None:
-        """`rate`: positions per second of session time, `tokens_per_second` of the model's vision configuration."""
+    def __init__(self, encoder: TextEncoder, rate: float, *, timestamps: bool = False) -> None:
+        """`rate`: positions per second of session time, `tokens_per_second` of the model's vision configuration.
+
+        `timestamps`: every frame is a segment of its own, behind its session time in words (Qwen3-VL).
+        """
         self._encode = encoder.encode
         self._special = encoder.special
         self._rate = rate
+        self._timestamps = timestamps
         newline = self._encode("\n")
         start, end = self._special.im_start, self._special.im_end
         self._user_turn = [*newline, start, *self._encode("user\n")]
@@ -89,15 +94,19 @@ class Chat:
         """
         spans = []
         segment = clock.segment
-        if segment is not None and (scene_change or not segment.admits(time_ms, height, width)):
+        parted = scene_change or self._timestamps
+        if segment is not None and (parted or not segment.admits(time_ms, height, width)):
             spans.append(self.close(clock))
             clock = spans[-1].clock
         if clock.segment is None:
-            spans.append(_text(clock, [self._special.vision_start]))
+            spans.append(_text(clock, [*self._timestamp(time_ms), self._special.vision_start]))
             clock = spans[-1].clock.opened(height, width)
         positions, after = clock.grid(time_ms)
         pads = np.full(positions.shape[1], self._special.video_pad, dtype=np.int64)
         return _joined(*spans, Span(pads, positions, after))
+
+    def _timestamp(self, time_ms: int) -> list[int]:
+        return self._encode(f"<{time_ms / 1000:.1f} seconds>") if self._timestamps else []
 
     def close(self, clock: Clock) -> Span:
         """The end of the open segment; an empty span if none is open."""

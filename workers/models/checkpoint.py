@@ -7,10 +7,10 @@ import torch
 
 from workers.models.chat import Chat
 from workers.models.config import ModelConfig, read_section
-from workers.models.errors import CheckpointError
+from workers.models.errors import CheckpointError, UnsupportedModel
 from workers.models.families import Family, family_of
 from workers.models.model import VisionLanguageModel, empty_model
-from workers.models.naming import TIED_HEAD, Placement, canonical, placements
+from workers.models.naming import TIED_HEAD, Placement, canonical, placements, published
 from workers.models.pixels import PixelFormat
 from workers.models.storage import Storage, TensorFolder, write_tensors
 from workers.models.tokenizer import Tokenizer
@@ -32,13 +32,22 @@ class Checkpoint:
     pixels: PixelFormat
 
 
-def open_checkpoint(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
+def open_checkpoint(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    serving: bool = True,
+) -> Checkpoint:
     """A folder's model on `device` in `dtype`, with its tokenizer, chat grammar and pixel format.
 
+    With `serving`, UnsupportedModel for families that the engine cannot run yet.
     ModelError (CheckpointError, TokenizerError, UnsupportedModel) says what is wrong with the folder.
     """
     root = read_section(folder, "config.json")
     family = family_of(root)
+    if serving and family.capabilities.deepstack:
+        raise UnsupportedModel(f"{folder}: {family.name} cannot be served yet: its DeepStack features have no way in")
     config = family.parse(root)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.text.vocab_size:
@@ -49,7 +58,7 @@ def open_checkpoint(folder: Path, device: torch.device | str = "cpu", dtype: tor
         config=config,
         model=load_model(folder, config, device, dtype),
         tokenizer=tokenizer,
-        chat=Chat(tokenizer, config.vision.tokens_per_second),
+        chat=Chat(tokenizer, config.vision.tokens_per_second, timestamps=family.capabilities.timestamps),
         pixels=PixelFormat.from_folder(folder, config.vision, family.default_pixels),
     )
 
@@ -72,7 +81,8 @@ def load_model(
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, placement in table.items():
-                placement.of(parameters[placement.parameter]).copy_(tensors.read(names[name]))
+                part = placement.of(parameters[placement.parameter], shapes[names[name]])
+                part.copy_(tensors.read(names[name]))
     return model
 
 
@@ -81,7 +91,10 @@ def save_model(
 ) -> None:
     """The model's weights under their names on the hub, as shards with an index; other files are left alone."""
     parameters = dict(model.named_parameters())
-    parts = ((name, placement.of(parameters[placement.parameter])) for name, placement in placements(model).items())
+    parts = (
+        (published(name, model.config), placement.of(parameters[placement.parameter]))
+        for name, placement in placements(model).items()
+    )
     write_tensors(folder, parts, storage, shard_bytes)
 
 
@@ -94,7 +107,7 @@ def _check(folder: Path, table: dict[str, Placement], shapes: dict[str, tuple[in
     problems += [
         f"{name} has shape {shapes[name]}, the configuration calls for {table[name].shape}"
         for name in sorted(table.keys() & shapes.keys())
-        if table[name].shape != shapes[name]
+        if not table[name].admits(shapes[name])
     ][:_NAMED]
     if problems:
         raise CheckpointError(f"{folder}: tensors do not fit config.json: {'; '.join(problems)}")

@@ -10,11 +10,21 @@ from workers.models.errors import CheckpointError, UnsupportedModel
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """A mixture of experts: `count` feed-forward layers, of which each token goes through `chosen`."""
+
+    count: int
+    chosen: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextConfig:
     """Shape of a decoder.
 
     `trained_length` is the largest distance between positions seen in training; `mrope_section` tells how many
-    frequencies turn with time, height and width (None: plain RoPE, the first axis turns them all).
+    frequencies turn with time, height and width (None: plain RoPE, the first axis turns them all), one axis after the
+    other or, `mrope_interleaved`, in turns. `experts`: in place of every layer's one feed-forward layer.
     """
 
     vocab_size: int
@@ -31,11 +41,18 @@ class TextConfig:
     qkv_bias: bool
     qk_norm: bool
     tied_embeddings: bool
+    mrope_interleaved: bool = False
+    experts: ExpertsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """Shape of a vision tower. Sizes of patches and windows are in pixels; `tokens_per_second` is the clock's rate."""
+    """Shape of a vision tower.
+
+    Sizes of patches and windows are in pixels, 0 for no windows; `tokens_per_second` is the clock's rate.
+    `position_side`: learned positions on a square of so many places a side, stretched over the picture (0: none).
+    `deepstack_blocks`: blocks whose output is merged into further features of each token (DeepStack).
+    """
 
     depth: int
     hidden_size: int
@@ -51,6 +68,8 @@ class VisionConfig:
     channels: int = 3
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+    position_side: int = 0
+    deepstack_blocks: tuple[int, ...] = ()
 
     @property
     def head_dim(self) -> int:
@@ -67,9 +86,9 @@ class VisionConfig:
         return self.patch_size * self.merge_size
 
     @property
-    def window_units(self) -> int:
-        """Merged patches on the side of a window."""
-        return max(1, self.window_size // self.merged_patch)
+    def window_units(self) -> int | None:
+        """Merged patches on the side of a window, None without windows."""
+        return max(1, self.window_size // self.merged_patch) if self.window_size else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +158,27 @@ def read_section(folder: Path, name: str) -> Section:
     return Section(name.removesuffix(".json"), values)
 
 
-def text_config(section: Section, *, qkv_bias: bool, qk_norm: bool) -> TextConfig:
-    """The decoder that a configuration describes, in transformers' spelling of version 4 or 5."""
+def vision_section(root: Section) -> Section:
+    """The vision tower's part of a configuration. UnsupportedModel for quantised weights."""
+    if root.values.get("quantization_config"):
+        raise UnsupportedModel("config.json: quantised weights are not supported; take the original checkpoint")
+    vision = root.section("vision_config")
+    if vision is None:
+        raise CheckpointError("config.json lacks vision_config")
+    return vision
+
+
+def text_config(section: Section, *, qkv_bias: bool, qk_norm: bool, interleaved: bool = False) -> TextConfig:
+    """The decoder that a configuration describes, in transformers' spelling of version 4 or 5.
+
+    `interleaved`: how the family deals frequencies to M-RoPE's axes.
+    """
     section.expect("hidden_act", "silu", default="silu")
     if section.values.get("use_sliding_window"):
         raise UnsupportedModel("config.json: sliding-window attention is not supported")
     hidden_size, heads = section.integer("hidden_size"), section.integer("num_attention_heads")
     head_dim = section.integer("head_dim", hidden_size // heads)
-    rope = _rope_section(section)
+    rope = _rope_section(section, interleaved)
     return TextConfig(
         vocab_size=section.integer("vocab_size"),
         hidden_size=hidden_size,
@@ -157,26 +189,29 @@ def text_config(section: Section, *, qkv_bias: bool, qk_norm: bool) -> TextConfi
         head_dim=head_dim,
         norm_eps=section.number("rms_norm_eps"),
         rope_theta=rope.number("rope_theta", section.number("rope_theta", 10_000.0)),
-        mrope_section=_mrope_section(rope, head_dim),
+        mrope_section=_mrope_section(rope, head_dim, interleaved),
         trained_length=section.integer("max_position_embeddings"),
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
         tied_embeddings=bool(section.values.get("tie_word_embeddings", False)),
+        mrope_interleaved=interleaved,
     )
 
 
-def _rope_section(section: Section) -> Section:
+def _rope_section(section: Section, interleaved: bool) -> Section:
     rope = section.section("rope_parameters") or section.section("rope_scaling") or Section("rope_parameters", {})
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
-    if kind not in ("default", "mrope") or rope.values.get("mrope_interleaved"):
+    if kind not in ("default", "mrope") or rope.values.get("mrope_interleaved", interleaved) != interleaved:
         raise UnsupportedModel(f"config.json: rotary embedding {dict(rope.values)!r} is not supported")
     return rope
 
 
-def _mrope_section(rope: Section, head_dim: int) -> tuple[int, int, int] | None:
+def _mrope_section(rope: Section, head_dim: int, interleaved: bool) -> tuple[int, int, int] | None:
     if "mrope_section" not in rope.values:
         return None
     section = rope.integers("mrope_section", ())
     if len(section) != 3 or sum(section) != head_dim // 2:
         raise CheckpointError(f"config.json: mrope_section {section} does not add up to {head_dim // 2} in three parts")
+    if interleaved and max(section[1:]) > section[0]:
+        raise UnsupportedModel(f"config.json: interleaved mrope_section {section} gives time too few frequencies")
     return section

@@ -1,16 +1,17 @@
-"""The decoder of the Llama, Qwen2, Qwen2.5 and Qwen3 families, over a packed run of tokens.
+"""The decoder of the Llama, Qwen2, Qwen2.5 and Qwen3 families, dense or of experts, over a packed run of tokens.
 
 It knows nothing of sequences, caches or masks: whoever runs it supplies `attend`, which stores the keys and values it
 is given and returns what the queries see.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.models.config import TextConfig
+from workers.models.experts import MixtureOfExperts
 from workers.models.layers import RMSNorm, SwiGLU
 from workers.models.rope import Rope, Rotation, rotate
 
@@ -22,6 +23,16 @@ class Attend(Protocol):
         """Rotated queries [tokens, heads, head_dim], rotated keys and values [tokens, kv_heads, head_dim] of the new
         tokens to outputs [tokens, heads, head_dim] (or with the last two flattened)."""
         ...
+
+
+class Deepstack(NamedTuple):
+    """Features [m, levels * hidden] of the tokens at `rows` int64 [m], all of them different.
+
+    One level each is added to their hidden states after the first layer, the second, and so on.
+    """
+
+    rows: Tensor
+    features: Tensor
 
 
 class SelfAttention(nn.Module):
@@ -53,7 +64,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = SelfAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=False)
+        self.mlp = (
+            SwiGLU(config.hidden_size, config.intermediate_size, bias=False)
+            if config.experts is None
+            else MixtureOfExperts(config.hidden_size, config.experts)
+        )
 
     def forward(self, x: Tensor, layer: int, rotation: Rotation, attend: Attend, rows: Tensor | slice | None) -> Tensor:
         mixed = self.self_attn(self.input_layernorm(x), layer, rotation, attend)
@@ -70,7 +85,7 @@ class Decoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.rope = Rope(config.head_dim, config.rope_theta, config.mrope_section)
+        self.rope = Rope(config.head_dim, config.rope_theta, config.mrope_section, interleaved=config.mrope_interleaved)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -82,16 +97,26 @@ class Decoder(nn.Module):
         embeds: Tensor = self.embed_tokens(tokens)
         return embeds
 
-    def forward(self, embeds: Tensor, rotation: Rotation, attend: Attend, rows: Tensor | slice | None = None) -> Tensor:
+    def forward(
+        self,
+        embeds: Tensor,
+        rotation: Rotation,
+        attend: Attend,
+        rows: Tensor | slice | None = None,
+        deepstack: Deepstack | None = None,
+    ) -> Tensor:
         """Hidden states [tokens, hidden] after the final norm, of embeds [tokens, hidden].
 
         `rows` (indices or a slice) names the tokens whose hidden states are wanted; the others (a frame's, say) are
         only written through `attend`, which may leave their outputs in the last layer undefined, and the rest of that
-        layer skips them.
+        layer skips them. `deepstack` has fewer levels than there are layers.
         """
         x, last = embeds, len(self.layers) - 1
+        levels = () if deepstack is None else torch.split(deepstack.features, embeds.shape[-1], dim=-1)
         for layer, block in enumerate(self.layers):
             x = block(x, layer, rotation, attend, rows if layer == last else None)
+            if deepstack is not None and layer < len(levels):
+                x = x.index_add(0, deepstack.rows, levels[layer])
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -99,3 +124,9 @@ class Decoder(nn.Module):
         """Scores [n, vocabulary] of the next token after hidden [n, hidden]."""
         head = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(hidden, head)
+
+
+def placed(embeds: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Deepstack | None]:
+    """Embeddings [n, hidden] with a vision tower's tokens [m, width] at `rows` int64 [m], and what the layers add."""
+    first, rest = tokens.tensor_split((embeds.shape[-1],), dim=-1)
+    return embeds.index_copy(0, rows, first), Deepstack(rows, rest) if rest.shape[-1] else None

@@ -5,16 +5,19 @@ from torch import nn
 
 from workers.models.config import ModelConfig
 from workers.models.decoder import Decoder
-from workers.models.qwen25vl import VisionTower
+from workers.models.families import FAMILIES
+from workers.models.vision import VisionTower
 
 
 class VisionLanguageModel(nn.Module):
     """`vision` makes tokens of pictures, `decoder` reads them among text; joining the two is up to the caller."""
 
+    vision: VisionTower
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = VisionTower(config.vision)
+        self.vision = FAMILIES[config.family].tower(config.vision)
         self.decoder = Decoder(config.text)
 
 

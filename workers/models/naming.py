@@ -9,31 +9,56 @@ from workers.models.model import VisionLanguageModel
 
 TIED_HEAD = "lm_head.weight"
 
+_STACKED = ".mlp.experts."
+_NESTING = (("model.visual.", "visual."), ("model.language_model.", "model."))
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Rows [start, start + rows) of the parameter `parameter` hold a checkpoint's tensor of shape `shape`."""
+    """Rows [start, start + rows) of the parameter `parameter` hold a checkpoint's tensor of shape `shape`.
+
+    Stacked experts have inputs before outputs on the hub, and outputs before inputs when saved by transformers 5.
+    """
 
     parameter: str
     start: int
     rows: int
     shape: tuple[int, ...]
 
-    def of(self, parameter: Tensor) -> Tensor:
-        """The part of the parameter, a view of the shape that the checkpoint has."""
-        return parameter.narrow(0, self.start, self.rows).view(self.shape)
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the checkpoint's tensor may have this shape."""
+        return shape == self.shape or (_STACKED in self.parameter and shape == self._swapped)
+
+    def of(self, parameter: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+        """The part of the parameter, a view of the shape that the checkpoint has: `shape`, if that is another."""
+        part = parameter.narrow(0, self.start, self.rows).view(self.shape)
+        return part if shape in (None, self.shape) else part.transpose(-1, -2)
+
+    @property
+    def _swapped(self) -> tuple[int, ...]:
+        return (*self.shape[:-2], *self.shape[:-3:-1])
 
 
 def canonical(name: str) -> str:
-    """A tensor's name as checkpoints on the hub have it; transformers 5 nests the same names under `model.`."""
-    for nested, plain in (("model.visual.", "visual."), ("model.language_model.", "model.")):
+    """A tensor's name as Qwen2.5-VL's checkpoints have it; later families and transformers 5 nest it in `model.`."""
+    for nested, plain in _NESTING:
         if name.startswith(nested):
             return plain + name.removeprefix(nested)
     return name
 
 
+def published(name: str, config: ModelConfig) -> str:
+    """A canonical name as the checkpoints of the model's own family have it."""
+    if config.family == "qwen2_5_vl":
+        return name
+    for nested, plain in _NESTING:
+        if name.startswith(plain):
+            return nested + name.removeprefix(plain)
+    return name
+
+
 def placements(model: VisionLanguageModel) -> dict[str, Placement]:
-    """Every tensor that a checkpoint of this model has, by its name on the hub."""
+    """Every tensor that a checkpoint of this model has, by its canonical name."""
     table: dict[str, Placement] = {}
     for name, parameter in model.named_parameters():
         table.update(_placed(name, parameter, model.config))
@@ -53,8 +78,8 @@ def _placed(name: str, parameter: nn.Parameter, config: ModelConfig) -> dict[str
 
 
 def _parts(name: str, rows: int, config: ModelConfig) -> list[tuple[str, int]]:
-    """The tensors on the hub that a parameter holds one below the other, with their rows; one unless it is fused."""
-    outside = _hub_name(name)
+    """The checkpoint's tensors that a parameter holds one below the other, with their rows; one unless it is fused."""
+    outside = _outside(name)
     if ".qkv_proj." in name:
         text = config.text
         queries, keys = text.heads * text.head_dim, text.kv_heads * text.head_dim
@@ -65,10 +90,9 @@ def _parts(name: str, rows: int, config: ModelConfig) -> list[tuple[str, int]]:
     return [(outside, rows)]
 
 
-def _hub_name(name: str) -> str:
+def _outside(name: str) -> str:
     room, rest = name.split(".", 1)
     if rest == TIED_HEAD:
         return rest
-    if rest == "patch_embed.weight":
-        return "visual.patch_embed.proj.weight"
+    rest = rest.replace("patch_embed.", "patch_embed.proj.")
     return {"vision": "visual.", "decoder": "model."}[room] + rest

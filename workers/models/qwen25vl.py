@@ -1,62 +1,15 @@
-"""The vision tower of Qwen2.5-VL (arXiv:2502.13923): window attention, a few fully attending blocks, 2 x 2 merging."""
+"""Qwen2.5-VL (arXiv:2502.13923): its configuration, and its vision tower with windows and 2 x 2 merging."""
 
-from collections import OrderedDict
+from dataclasses import replace
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.models.config import VisionConfig
+from workers.models import vision
+from workers.models.config import ModelConfig, Section, TextConfig, VisionConfig, text_config, vision_section
+from workers.models.errors import CheckpointError
 from workers.models.layers import RMSNorm, SwiGLU
-from workers.models.rope import Rotation, rotate
-from workers.models.windows import Run, WindowLayout, window_layout
-
-_LAYOUTS_KEPT = 64
-
-
-class PatchEmbed(nn.Module):
-    """Patches to vectors; a strided convolution in the checkpoint, which over cut-out patches is one matrix product."""
-
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self._channels, self._pictures = config.channels, config.temporal_patch_size
-        self.weight = nn.Parameter(torch.empty(config.hidden_size, config.patch_dim))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches [..., channels * pictures * area] to [..., hidden].
-
-        Patches of a single picture, [..., channels * area], stand for that picture repeated.
-        """
-        weight: Tensor = self.weight
-        if patches.shape[-1] * self._pictures == weight.shape[1]:
-            weight = weight.view(len(weight), self._channels, self._pictures, -1).sum(dim=2).flatten(1)
-        return F.linear(patches.to(weight.dtype), weight)
-
-
-class VisionAttention(nn.Module):
-    """Attention inside each run's windows; all windows of one shape are one batch."""
-
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self._heads, self._head_dim = config.heads, config.head_dim
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
-        pictures, patches, _ = x.shape
-        qkv = self.qkv(x).view(pictures, patches, 3, self._heads, self._head_dim)
-        q, k = rotate(qkv[:, :, :2], rotation).unbind(dim=2)
-        v = qkv[:, :, 2]
-        mixed = [self._attend(q, k, v, run) for run in runs]
-        out: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1))
-        return out
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, run: Run) -> Tensor:
-        pictures, patches = len(q), run.count * run.length
-        shape = (pictures * run.count, run.length, self._heads, self._head_dim)
-        q, k, v = (part.narrow(1, run.start, patches).reshape(shape).transpose(1, 2) for part in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(pictures, patches, -1)
+from workers.models.rope import Rotation
+from workers.models.windows import Run
 
 
 class VisionBlock(nn.Module):
@@ -64,7 +17,7 @@ class VisionBlock(nn.Module):
         super().__init__()
         self.norm1 = RMSNorm(config.hidden_size, config.norm_eps)
         self.norm2 = RMSNorm(config.hidden_size, config.norm_eps)
-        self.attn = VisionAttention(config)
+        self.attn = vision.VisionAttention(config)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=True)
 
     def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
@@ -87,23 +40,15 @@ class PatchMerger(nn.Module):
         return tokens
 
 
-class VisionTower(nn.Module):
-    """Pictures of one shape, any shape, to tokens; several pictures are a batch and do not see each other."""
+class VisionTower(vision.VisionTower):
+    """Merged patches are sorted by window on the way in and back into rows on the way out."""
 
     def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.patch_embed = PatchEmbed(config)
+        super().__init__(config)
         self.blocks = nn.ModuleList([VisionBlock(config) for _ in range(config.depth)])
         self.merger = PatchMerger(config)
-        self._layouts: OrderedDict[tuple[int, int, torch.device], WindowLayout] = OrderedDict()
 
     def forward(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Tokens [n, t * h * w / merge^2, hidden], row major, of patches [n, t * h * w, patch_dim].
-
-        `grid` is (t, h, w) in patches, h and w multiples of the merge size; patches come in the order of
-        `pixels.patches`, with all pictures of a temporal patch or with a single one that stands for all of them.
-        """
         items, (times, height, width) = len(patches), grid
         layout = self.layout(height, width, patches.device)
         units = len(layout.order)
@@ -115,15 +60,36 @@ class VisionTower(nn.Module):
         tokens: Tensor = self.merger(x, units).index_select(1, layout.inverse)
         return tokens.view(items, times * units, -1)
 
-    def layout(self, height: int, width: int, device: torch.device) -> WindowLayout:
-        """The layout of a shape in patches; the shapes used last are kept, so only a new one costs device copies."""
-        key = (height, width, device)
-        layout = self._layouts.get(key)
-        if layout is None:
-            with torch.inference_mode(mode=False):  # the same layout may serve training later
-                layout = self._layouts[key] = window_layout(height, width, self.config, device)
-            if len(self._layouts) > _LAYOUTS_KEPT:
-                self._layouts.popitem(last=False)
-        else:
-            self._layouts.move_to_end(key)
-        return layout
+
+def parse(root: Section) -> ModelConfig:
+    """The model that a config.json of the family describes."""
+    return ModelConfig(family="qwen2_5_vl", text=_text(root), vision=_vision(vision_section(root)))
+
+
+def _text(root: Section) -> TextConfig:
+    section = root.section("text_config") or root
+    defaults = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_position_embeddings": 32_768}
+    text = text_config(Section(section.name, {**defaults, **section.values}), qkv_bias=True, qk_norm=False)
+    if text.mrope_section is None:
+        raise CheckpointError(f"config.json: {section.name} lacks mrope_section")
+    return replace(text, tied_embeddings=text.tied_embeddings or bool(root.values.get("tie_word_embeddings", False)))
+
+
+def _vision(section: Section) -> VisionConfig:
+    """Absent keys mean transformers' defaults, which its newer versions leave out when saving."""
+    section.expect("hidden_act", "silu", default="silu")
+    return VisionConfig(
+        depth=section.integer("depth", 32),
+        hidden_size=section.integer("hidden_size", 3584),
+        intermediate_size=section.integer("intermediate_size", 3420),
+        heads=section.integer("num_heads", 16),
+        out_hidden_size=section.integer("out_hidden_size", 3584),
+        patch_size=section.integer("patch_size", 14),
+        temporal_patch_size=section.integer("temporal_patch_size", 2),
+        merge_size=section.integer("spatial_merge_size", 2),
+        window_size=section.integer("window_size", 112),
+        full_attention_blocks=frozenset(section.integers("fullatt_block_indexes", (7, 15, 23, 31))),
+        tokens_per_second=section.number("tokens_per_second", 4),
+        channels=section.integer("in_channels", section.integer("in_chans", 3)),
+        rope_theta=(section.section("rope_parameters") or section).number("rope_theta", 10_000.0),
+    )

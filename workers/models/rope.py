@@ -19,11 +19,21 @@ class Rope:
     Frequencies are kept in float32 for each device in use, whatever precision the model's weights have.
     """
 
-    def __init__(self, head_dim: int, theta: float, sections: tuple[int, int, int] | None = None) -> None:
-        """`sections`: how many of the head_dim // 2 frequencies turn with each axis; None gives all to the first."""
+    def __init__(
+        self,
+        head_dim: int,
+        theta: float,
+        sections: tuple[int, int, int] | None = None,
+        *,
+        interleaved: bool = False,
+    ) -> None:
+        """`sections`: how many of the head_dim // 2 frequencies turn with each axis; None gives all to the first.
+
+        They are dealt out one axis after the other or, `interleaved`, in turns (Qwen3-VL, arXiv:2511.21631).
+        """
         self._head_dim = head_dim
         self._theta = theta
-        self._sections = sections or (head_dim // 2, 0, 0)
+        self._axes = _axes(sections or (head_dim // 2, 0, 0), interleaved)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def rotation(self, positions: Tensor) -> Rotation:
@@ -40,11 +50,18 @@ class Rope:
         tables = self._on_device.get(device)
         if tables is None:
             with torch.inference_mode(mode=False):  # the same tables may serve training later
-                axes = [axis for axis, count in enumerate(self._sections) for _ in range(count)]
                 turns = frequencies(self._head_dim, self._theta)
-                tables = turns.to(device), torch.tensor(axes, device=device)
+                tables = turns.to(device), torch.tensor(self._axes, device=device)
             self._on_device[device] = tables
         return tables
+
+
+def _axes(sections: tuple[int, int, int], interleaved: bool) -> list[int]:
+    """The axis that each frequency turns with. Dealt in turns, time takes what is left once the others have theirs."""
+    if not interleaved:
+        return [axis for axis, count in enumerate(sections) for _ in range(count)]
+    turns = [divmod(place, len(sections)) for place in range(sum(sections))]
+    return [axis if turn < sections[axis] else 0 for turn, axis in turns]
 
 
 def frequencies(dim: int, theta: float) -> Tensor:

@@ -41,7 +41,7 @@ def window_layout(height: int, width: int, config: VisionConfig, device: torch.d
     """The layout of a picture of height x width patches."""
     merge = config.merge_size
     rows, columns = height // merge, width // merge
-    order, windows = _window_order(rows, columns, config.window_units, merge**2)
+    order, windows = _window_order(rows, columns, config.window_units or max(rows, columns), merge**2)
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order))
     cos, sin = _axial_rotation(order, columns, config)

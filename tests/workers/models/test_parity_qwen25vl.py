@@ -1,60 +1,28 @@
 """Our Qwen2.5-VL against transformers': same weights, same pixels, same explicit positions, float32 on the CPU."""
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from workers.models.chat import Span
+from tests.workers.models.parity import (
+    TOLERANCE,
+    VISIBLE,
+    Memory,
+    Stream,
+    distance,
+    embeds_of,
+    live_stream,
+    noise,
+    our_logits,
+    reference_logits,
+    stream_of,
+)
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 
 pytestmark = pytest.mark.parity
-
-TOLERANCE = 1e-4
-VISIBLE = 100 * TOLERANCE
-LIVE_FRAMES = (
-    *((0, 8, 8), (1000, 8, 8), (2500, 8, 8), (3000, 8, 8), (3250, 8, 8), (3750, 8, 8)),
-    *((63_500, 8, 8), (63_750, 8, 8), (64_000, 10, 22), (65_000, 10, 22), (66_000, 4, 6)),
-)
-
-
-class Memory:
-    """Keys and values of one sequence, and causal attention over them."""
-
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if layer in self._kept:
-            past_k, past_v = self._kept[layer]
-            k, v = torch.cat((past_k, k)), torch.cat((past_v, v))
-        self._kept[layer] = k, v
-        seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
-        q, k, v = (part.transpose(0, 1) for part in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(0, 1)
-
-
-@dataclass
-class Stream:
-    """A packed sequence: tokens [n], positions [3, n], each grid's patches [h * w, patch_dim] and shape."""
-
-    tokens: Tensor
-    positions: Tensor
-    patches: list[Tensor]
-    grids: list[tuple[int, int, int]]
-
-
-def stream_of(spans: list[Span], patches: list[Tensor], grids: list[tuple[int, int, int]]) -> Stream:
-    tokens = torch.from_numpy(np.concatenate([span.tokens for span in spans]))
-    positions = torch.from_numpy(np.concatenate([span.positions for span in spans], axis=1))
-    return Stream(tokens, positions, patches, grids)
 
 
 @pytest.fixture(scope="module")
@@ -73,72 +41,12 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def embeds_of(ours: Checkpoint, stream: Stream) -> Tensor:
-    embeds = ours.model.decoder.embed(stream.tokens)
-    special = ours.tokenizer.special
-    pads = (stream.tokens == special.video_pad) | (stream.tokens == special.image_pad)
-    if stream.patches:
-        pairs = zip(stream.patches, stream.grids, strict=True)
-        embeds[pads] = torch.cat([ours.model.vision(patches[None], grid)[0] for patches, grid in pairs])
-    return embeds
-
-
-def our_logits(ours: Checkpoint, stream: Stream, cuts: list[int] | None = None) -> Tensor:
-    embeds, memory, decoder = embeds_of(ours, stream), Memory(), ours.model.decoder
-    bounds = [0, *(cuts or []), len(embeds)]
-    hidden = [
-        decoder(embeds[start:end], decoder.rope.rotation(stream.positions[:, start:end]), memory.attend)
-        for start, end in itertools.pairwise(bounds)
-    ]
-    return decoder.logits(torch.cat(hidden))
-
-
-def reference_logits(tiny: Any, stream: Stream, kind: str = "video") -> Tensor:
-    pixels = {
-        "video": ("pixel_values_videos", "video_grid_thw"),
-        "image": ("pixel_values", "image_grid_thw"),
-    }[kind]
-    inputs = (torch.cat(stream.patches), torch.tensor(stream.grids)) if stream.patches else (None, None)
-    output = tiny.reference(
-        input_ids=stream.tokens[None],
-        position_ids=stream.positions[:, None],
-        use_cache=False,
-        **dict(zip(pixels, inputs, strict=True)),
-    )
-    logits: Tensor = output.logits[0]
-    return logits
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    return (one - other).abs().max().item()
-
-
-def noise(seed: int, patches: int) -> Tensor:
-    return torch.randn(patches, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(seed))
-
-
-def live_stream(ours: Checkpoint) -> Stream:
-    """What a session sees: system turn, frames, a question and its answer, frames of other sizes, a question."""
-    chat = ours.chat
-    spans, patches, grids = [chat.header()], [], []
-    for time_ms, height, width in LIVE_FRAMES:
-        if time_ms == 2500:
-            spoken = ours.tokenizer.encode("A red ball.")
-            spans.append(chat.remembered(spans[-1].clock, "What is on the table now?", spoken))
-        cut = time_ms == 3750
-        spans.append(chat.frame(spans[-1].clock, time_ms, height // 2, width // 2, scene_change=cut))
-        patches.append(noise(time_ms, height * width))
-        grids.append((1, height, width))
-    spans.append(chat.question(spans[-1].clock, "How many people walked past?"))
-    return stream_of(spans, patches, grids)
-
-
 @pytest.mark.parametrize(
     "grid", [(1, 16, 16), (1, 8, 8), (1, 10, 22), (1, 2, 2), (2, 4, 6), (3, 18, 34), (1, 20, 8), (1, 16, 24)]
 )
 def test_vision_tower(tiny: Any, ours: Checkpoint, grid: tuple[int, int, int]) -> None:
     times, height, width = grid
-    patches = noise(3, times * height * width)
+    patches = noise(ours, 3, times * height * width)
     expected = tiny.reference.model.visual(patches, torch.tensor([grid])).pooler_output
     assert distance(ours.model.vision(patches[None], grid)[0], expected) < TOLERANCE / 10
 
@@ -146,14 +54,14 @@ def test_vision_tower(tiny: Any, ours: Checkpoint, grid: tuple[int, int, int]) -
 def test_vision_tower_with_windows_of_other_sizes(tiny_qwen25vl: Callable[..., Any]) -> None:
     for seed, window in enumerate((28, 56, 84, 448)):
         tiny = tiny_qwen25vl(seed=seed, vision={"window_size": window, "fullatt_block_indexes": [0, 2]})
-        patches = noise(seed, 10 * 14)
-        expected = tiny.reference.model.visual(patches, torch.tensor([(1, 10, 14)])).pooler_output
         ours = open_checkpoint(tiny.folder)
+        patches = noise(ours, seed, 10 * 14)
+        expected = tiny.reference.model.visual(patches, torch.tensor([(1, 10, 14)])).pooler_output
         assert distance(ours.model.vision(patches[None], (1, 10, 14))[0], expected) < TOLERANCE / 10
 
 
 def test_pictures_in_a_batch_do_not_see_each_other(ours: Checkpoint) -> None:
-    batch = torch.stack([noise(seed, 10 * 22) for seed in range(4)])
+    batch = torch.stack([noise(ours, seed, 10 * 22) for seed in range(4)])
     together = ours.model.vision(batch, (1, 10, 22))
     for alone, picture in zip(batch, together, strict=True):
         assert distance(ours.model.vision(alone[None], (1, 10, 22))[0], picture) < TOLERANCE / 10
@@ -184,7 +92,7 @@ def test_images_numbered_by_transformers_itself(tiny: Any, ours: Checkpoint) -> 
     )
     kinds = (tokens == special.image_pad).int()
     positions, _ = tiny.reference.model.get_rope_index(tokens[None], kinds[None], image_grid_thw=torch.tensor(grids))
-    stream = Stream(tokens, positions[:, 0], [noise(1, 96), noise(2, 60)], grids)
+    stream = Stream(tokens, positions[:, 0], [noise(ours, 1, 96), noise(ours, 2, 60)], grids)
     assert distance(our_logits(ours, stream), reference_logits(tiny, stream, "image")) < TOLERANCE
 
 
@@ -195,7 +103,7 @@ def test_video_numbered_by_transformers_itself(tiny: Any, ours: Checkpoint) -> N
     for time_ms in (1000, 2000):
         frames.append(ours.chat.frame(frames[-1].clock, time_ms, 4, 6))
     question = ours.chat.question(frames[-1].clock, "Is there a dog?")
-    stream = stream_of([header, *frames, question], [noise(1, 3 * 96)], [grid])
+    stream = stream_of([header, *frames, question], [noise(ours, 1, 3 * 96)], [grid])
     pads = stream.tokens == ours.tokenizer.special.video_pad
     theirs, _ = tiny.reference.model.get_rope_index(
         stream.tokens[None], pads.int()[None] * 2, video_grid_thw=torch.tensor([grid]), second_per_grid_ts=[1.0]
@@ -230,7 +138,7 @@ def test_live_stream_with_tied_embeddings(tiny_qwen25vl: Callable[..., Any]) -> 
 
 def test_only_the_wanted_rows_are_computed_to_the_end(ours: Checkpoint) -> None:
     stream, decoder = live_stream(ours), ours.model.decoder
-    rotation, embeds = decoder.rope.rotation(stream.positions), embeds_of(ours, stream)
+    rotation, (embeds, _) = decoder.rope.rotation(stream.positions), embeds_of(ours, stream)
     wanted = torch.tensor([3, len(embeds) - 1])
     whole, rows = (decoder(embeds, rotation, Memory().attend, rows) for rows in (None, wanted))
     assert rows.shape == (2, embeds.shape[1])
@@ -240,7 +148,7 @@ def test_only_the_wanted_rows_are_computed_to_the_end(ours: Checkpoint) -> None:
 
 def test_greedy_answers_are_equal(tiny: Any, ours: Checkpoint) -> None:
     stream, decoder, memory = live_stream(ours), ours.model.decoder, Memory()
-    embeds, positions = embeds_of(ours, stream), stream.positions
+    (embeds, _), positions = embeds_of(ours, stream), stream.positions
     taken = Stream(stream.tokens, stream.positions, stream.patches, stream.grids)
     for _ in range(16):
         hidden = decoder(embeds, decoder.rope.rotation(positions), memory.attend, slice(-1, None))
@@ -270,6 +178,6 @@ def test_one_changed_patch_is_visible(ours: Checkpoint) -> None:
     for grid, patches in enumerate(stream.patches):
         for patch in random.Random(grid).sample(range(len(patches)), 4):
             changed = [kept.clone() for kept in stream.patches]
-            changed[grid][patch] = noise(99, 1)
+            changed[grid][patch] = noise(ours, 99, 1)
             other = Stream(stream.tokens, stream.positions, changed, stream.grids)
             assert distance(our_logits(ours, other), before) > VISIBLE, (grid, patch)

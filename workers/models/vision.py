@@ -1,0 +1,92 @@
+"""What the families' vision towers have in common."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workers.models.config import VisionConfig
+from workers.models.rope import Rotation, rotate
+from workers.models.windows import Run, WindowLayout, window_layout
+
+_LAYOUTS_KEPT = 64
+
+
+class PatchEmbed(nn.Module):
+    """Patches to vectors; a strided convolution in the checkpoint, which over cut-out patches is one matrix product."""
+
+    def __init__(self, config: VisionConfig, *, bias: bool) -> None:
+        super().__init__()
+        self._channels, self._pictures = config.channels, config.temporal_patch_size
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, config.patch_dim))
+        self.bias = nn.Parameter(torch.zeros(config.hidden_size)) if bias else None
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches [..., channels * pictures * area] to [..., hidden].
+
+        Patches of a single picture, [..., channels * area], stand for that picture repeated.
+        """
+        weight: Tensor = self.weight
+        if patches.shape[-1] * self._pictures == weight.shape[1]:
+            weight = weight.view(len(weight), self._channels, self._pictures, -1).sum(dim=2).flatten(1)
+        return F.linear(patches.to(weight.dtype), weight, self.bias)
+
+
+class VisionAttention(nn.Module):
+    """Attention inside each run's windows; all windows of one shape are one batch."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self._heads, self._head_dim = config.heads, config.head_dim
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
+        pictures, patches, _ = x.shape
+        qkv = self.qkv(x).view(pictures, patches, 3, self._heads, self._head_dim)
+        q, k = rotate(qkv[:, :, :2], rotation).unbind(dim=2)
+        v = qkv[:, :, 2]
+        mixed = [self._attend(q, k, v, run) for run in runs]
+        out: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1))
+        return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, run: Run) -> Tensor:
+        pictures, patches = len(q), run.count * run.length
+        shape = (pictures * run.count, run.length, self._heads, self._head_dim)
+        q, k, v = (part.narrow(1, run.start, patches).reshape(shape).transpose(1, 2) for part in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(pictures, patches, -1)
+
+
+class VisionTower(nn.Module):
+    """Pictures of one shape, any shape, to tokens; several pictures are a batch and do not see each other."""
+
+    def __init__(self, config: VisionConfig, *, patch_bias: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config, bias=patch_bias)
+        self._layouts: OrderedDict[tuple[int, int, torch.device], WindowLayout] = OrderedDict()
+
+    def forward(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Tokens [n, t * h * w / merge^2, width], row major, of patches [n, t * h * w, patch_dim].
+
+        `grid` is (t, h, w) in patches, h and w multiples of the merge size; patches come in the order of
+        `pixels.patches`, with all pictures of a temporal patch or with a single one that stands for all of them.
+        A token is one row: its embedding and, side by side after it, one feature of the same size for each of the
+        deepstack blocks, so that whatever picks tokens picks all that belongs to them. `decoder.placed` takes it apart.
+        """
+        raise NotImplementedError
+
+    def layout(self, height: int, width: int, device: torch.device) -> WindowLayout:
+        """The layout of a shape in patches; the shapes used last are kept, so only a new one costs device copies."""
+        key = (height, width, device)
+        layout = self._layouts.get(key)
+        if layout is None:
+            with torch.inference_mode(mode=False):  # the same layout may serve training later
+                layout = self._layouts[key] = window_layout(height, width, self.config, device)
+            if len(self._layouts) > _LAYOUTS_KEPT:
+                self._layouts.popitem(last=False)
+        else:
+            self._layouts.move_to_end(key)
+        return layout
