@@ -5,6 +5,7 @@ const JPEG = 1;
 const HEADER_BYTES = 16;
 const FULL_BYTES = 1 << 20; // more than this unsent: the uplink is too slow, and an old picture helps nobody
 const PAUSES = [400, 800, 1500, 3000];
+const BEFORE_ALL = "0-0"; // replays everything: what was said during an outage must not be missed
 const FINAL = { 1000: "gone", 4404: "gone", 4410: "gone", 4409: "replaced", 4401: "refused" };
 
 export class LiveSocket {
@@ -110,6 +111,7 @@ export class LiveSocket {
 
   #retry() {
     if (this.closed) return;
+    if (this.greeted) this.lastEventId ??= BEFORE_ALL;
     this.handlers.state("reconnecting");
     const pause = PAUSES[Math.min(this.tries++, PAUSES.length - 1)];
     this.timer = setTimeout(() => this.#connect(), pause * (0.75 + Math.random() / 2));

@@ -52,6 +52,8 @@ export class Talk {
   }
 
   notice(text, kind = "") {
+    const last = this.log.lastElementChild;
+    if (last?.className === "notice" && last.textContent === text) return;
     const line = document.createElement("p");
     line.className = "notice";
     line.dataset.kind = kind;

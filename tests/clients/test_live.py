@@ -148,6 +148,18 @@ async def test_reconnect_resumes_with_token_and_event_and_repeats_no_delta(
     assert not any(path.endswith("/connect") for _, path, _, _ in gateway.requests)
 
 
+async def test_reconnect_before_any_event_asks_for_all_of_them(gateway: FakeGateway, client: AsyncClient) -> None:
+    async with (await open_session(client)).live() as live:
+        first = await gateway.peer()
+        assert "last_event_id" not in first.query
+        answer = await ask(live, first)
+        await first.hang_up(1012)
+        second = await gateway.peer()
+        assert second.query["last_event_id"] == "0-0"
+        await second.say("answer.done", id="q1", text="all of it", finish_reason="stop", event_id="1-3")
+        assert (await answer.result()).text == "all of it"
+
+
 async def test_used_resume_token_is_replaced_by_the_key(gateway: FakeGateway, client: AsyncClient) -> None:
     async with (await open_session(client)).live():
         first = await gateway.peer()

@@ -31,6 +31,7 @@ MAX_MESSAGE_BYTES: Final = 8 * 2**20
 MAX_QUEUED_MESSAGES: Final = 1024
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 3.0
+BEFORE_ALL: Final = "0-0"  # replays everything: what was said during the outage must not be missed
 
 TokenSource = Callable[[], Awaitable[str]]
 
@@ -66,6 +67,7 @@ class Link:
         await self._serve(await self._connect())
         while True:
             self._on_lost()
+            self._last_event_id = self._last_event_id or BEFORE_ALL
             socket = await self._reconnect()
             self.reconnects += 1
             await self._serve(socket)
