@@ -203,8 +203,7 @@ return {'ok', epoch, spec, state, cursor or '0-0', last and last[1] or '0-0', en
 # A lease that ran out but was taken by nobody is the old owner's still: the epoch says so.
 RENEW = Script("""
 local epoch, active, state = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'active', 'state'))
-local holder = redis.call('GET', KEYS[2])
-if epoch ~= ARGV[2] or state == 'closed' or (holder and holder ~= ARGV[1]) then return {'lost'} end
+if epoch ~= ARGV[2] or state == 'closed' then return {'lost'} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'stats', ARGV[5]) end
 touch(ARGV[4], KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])

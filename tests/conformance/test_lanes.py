@@ -129,6 +129,18 @@ class TestTrimming:
         appended = await bus.lanes.append(SESSION, generation, 3, make_picture(3, size=300), lossless=True)
         assert appended.backlog == 2
 
+    async def test_what_an_owner_before_has_read_counts_as_unread_again(
+        self, bus: Bus, owned: Lease, connection: Connection
+    ) -> None:
+        generation = await bus.lanes.claim_publisher(SESSION)
+        for n in (1, 2):
+            await bus.lanes.append(SESSION, generation, n, make_picture(n, size=300), lossless=True)
+        await bus.leases.commit([(owned, {"video": Cursor(EntryId(generation, 2), 2)})])
+        await until_expired(connection, keys.lease(SESSION))
+        await bus.leases.acquire(SESSION, "w_b")
+        with pytest.raises(LaneFull):
+            await bus.lanes.append(SESSION, generation, 3, make_picture(3, size=300), lossless=True)
+
     async def test_one_entry_larger_than_the_lane_still_passes(self, bus: Bus, owned: Lease) -> None:
         generation = await bus.lanes.claim_publisher(SESSION)
         await bus.lanes.append(SESSION, generation, 1, make_picture(1, size=5000), lossless=True)
@@ -150,6 +162,20 @@ class TestTrimmingByAge:
         for n in range(1, 5):
             await bus.lanes.append(SESSION, generation, n, make_picture(n), lossless=True)
         assert await connection.command("XLEN", keys.lane(SESSION, "video")) == 4
+
+
+class TestControlTrimming:
+    @pytest.fixture
+    def retention(self) -> Retention:
+        return Retention(control_ms=-1000)  # everything is old at once
+
+    async def test_old_entries_leave_once_they_are_read(self, bus: Bus, owned: Lease, connection: Connection) -> None:
+        lane = keys.lane(SESSION, "control")
+        ids = [await bus.lanes.ask(SESSION, make_ask(f"q{n}")) for n in range(3)]
+        assert await connection.command("XLEN", lane) == 3
+        await bus.leases.commit([(owned, {"control": Cursor(EntryId(ids[2].major + 1, 0), 3)})])
+        await bus.lanes.ask(SESSION, make_ask("q3"))
+        assert await connection.command("XLEN", lane) <= 1
 
 
 class TestReading:

@@ -8,7 +8,7 @@ from protocol.connection import Connection
 from protocol.errors import LeaseLost, NotFound, SessionClosed
 from protocol.ids import START, EntryId
 from protocol.leases import Cursor, Lease
-from protocol.messages import Lane, MediaEnd, SessionStats
+from protocol.messages import AnswerDone, Lane, MediaEnd, SessionStats
 from tests.conformance.samples import SESSION, make_ask, make_picture, make_spec, until_expired
 
 pytestmark = pytest.mark.conformance
@@ -106,3 +106,22 @@ async def test_a_fresh_lease_starts_at_nothing(bus: Bus) -> None:
     assert (lease.control_cursor, lease.control_end, lease.media_end, lease.unanswered) == (START, START, None, ())
     assert lease.spec == make_spec()
     assert await bus.leases.oldest_picture(SESSION) is None
+
+
+async def test_an_older_lease_of_the_same_worker_is_no_lease(bus: Bus, owned: Lease, connection: Connection) -> None:
+    await until_expired(connection, keys.lease(SESSION))
+    again = await bus.leases.acquire(SESSION, "w_a")
+    read: dict[Lane, Cursor] = {"video": Cursor(EntryId(1, 1), 1)}
+    assert await bus.leases.commit([(owned, read), (again, read)]) == {SESSION}
+    assert await bus.leases.commit([(again, read)]) == set()
+
+
+async def test_an_answered_question_is_not_left_to_the_next_owner(
+    bus: Bus, owned: Lease, connection: Connection
+) -> None:
+    await bus.lanes.ask(SESSION, make_ask("q1"))
+    await bus.lanes.ask(SESSION, make_ask("q2"))
+    done = AnswerDone(question_id="q1", text="red", finish_reason="stop", as_of_ms=0)
+    await bus.outputs.append(SESSION, owned.epoch, [(1, done)])
+    await until_expired(connection, keys.lease(SESSION))
+    assert (await bus.leases.acquire(SESSION, "w_b")).unanswered == ("q2",)
