@@ -29,7 +29,7 @@ class OpenSession(Message, frozen=True, kw_only=True, tag="open"):
     budget_tokens: int
     policy: str
     instructions: str
-    complete: bool  # complete ingest: a waiting question holds back the frames after it, no frame is dropped as late
+    complete: bool  # complete ingest: no frame is dropped for being late
 
 
 class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):

@@ -133,12 +133,12 @@ class Session:
 
     @property
     def due_frame(self) -> Frame | None:
-        """The next frame, unless a text comes first or, in a complete session, a question waits for an earlier time."""
-        if not self.frames or self.texts:
-            return None
-        frame = self.frames[0]
-        held_back = self.complete and any(question.at_ms < frame.command.t_ms for question in self.waiting)
-        return None if held_back else frame
+        """The next frame, unless a text comes first.
+
+        It never overtakes a question about an earlier time: that one was forked by `advance`, at the latest because
+        this frame is beyond it.
+        """
+        return self.frames[0] if self.frames and not self.texts else None
 
     def draw_text(self) -> Writing | None:
         """The next text, under way; None, and the client told, if the trunk has no room for it."""

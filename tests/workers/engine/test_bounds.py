@@ -139,6 +139,7 @@ def test_the_budget_is_never_exceeded(rig: Callable[..., Rig], policy: str) -> N
                 r.ask(f"{name}{n}", at_ms=n * 1000, max_tokens=40)
         r.run(steps=3)
         assert share.held * r.engine.pool.page_size <= 320
+        assert r.engine.sessions["s"].trunk.pages <= 15  # a quarter of the 20 pages is for branches and pins
     r.run()
     assert share.held == r.engine.sessions["s"].trunk.pages
     if policy == "full":

@@ -83,6 +83,28 @@ def test_live_follows_the_stream_and_frozen_does_not(each_rig: Callable[..., Rig
     )
 
 
+def test_a_live_answer_stands_after_all_that_was_seen(rig: Callable[..., Rig]) -> None:
+    r = rig()
+    r.open()
+    r.push(0)
+    r.ask(mode="live", max_tokens=8)
+    where: list[tuple[int, int]] = []
+    run = Runner.run
+
+    def watching(runner: Runner, works: list[Work]) -> torch.Tensor:
+        clock = r.engine.sessions["s"].timeline.clock
+        where.extend((int(work.positions.min()), clock.next) for work in works if work.wanted and len(work.tokens) == 1)
+        return run(runner, works)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "run", watching)
+        for n in range(1, 6):
+            r.push(n * 20_000)
+            r.engine.step()
+    assert all(position >= trunk for position, trunk in where)
+    assert any(position == trunk for position, trunk in where)
+
+
 def test_questions_that_are_not_remembered_leave_no_trace(each_rig: Callable[..., Rig]) -> None:
     traces = []
     for asking in (False, True):
