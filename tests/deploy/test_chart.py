@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from server.drain import GRACE_S
 from server.routes import health
+from server.settings import Limits
 from server.settings import Settings as GatewaySettings
 from tests.deploy.charts import CHART, EXAMPLES, NEEDS, Object, example, kinds, merged, render, render_texts, the
 from tests.deploy.metrics import complaints
@@ -257,6 +258,34 @@ def test_named_ports_exist_where_they_are_named(objects: list[Object]) -> None:
             assert {endpoint["port"] for endpoint in item["spec"]["endpoints"]} == {"http"}
         if item["kind"] == "NetworkPolicy":
             assert {port["port"] for rule in item["spec"]["ingress"] for port in rule["ports"]} <= ports[component]
+
+
+def test_the_monitor_finds_the_gateways_service() -> None:
+    objects = render(example("production"))
+    wanted = the(objects, "ServiceMonitor", "gateway")["spec"]["selector"]["matchLabels"]
+    services = [item for item in objects if item["kind"] == "Service"]
+    assert [item["metadata"]["name"] for item in services if matches(wanted, item["metadata"]["labels"])] == [
+        "demo-longlook-gateway"
+    ]
+
+
+def test_helm_test_reaches_a_gateway_that_is_closed_to_others() -> None:
+    objects = render(example("production"))
+    (rule,) = the(objects, "NetworkPolicy", "gateway")["spec"]["ingress"]
+    allowed = [peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer]
+    assert any(matches(labels, the(objects, "Pod", "test")["metadata"]["labels"]) for labels in allowed)
+    assert len(rule["from"]) == 3
+
+
+def test_the_ingress_lets_the_largest_file_through() -> None:
+    annotations = the(render(example("production")), "Ingress", "gateway")["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == f"{Limits().file_bytes >> 20}m"
+
+
+def test_what_workers_download_lies_on_their_volume() -> None:
+    item = container(render(example("production")), "worker")
+    mounts = {mount["name"]: mount["mountPath"] for mount in item["volumeMounts"]}
+    assert environment(item)["HOME"] == mounts["models"]
 
 
 def test_nothing_reaches_into_a_worker() -> None:

@@ -1,5 +1,9 @@
 """Every rendered object against Kubernetes' own schemas, strictly: a misspelt field fails."""
 
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
 import pytest
 import yaml
 
@@ -8,21 +12,28 @@ from tests.deploy.charts import CHART, EXAMPLES, NEEDS, Object, example, merged,
 pytestmark = pytest.mark.unit
 
 OLDEST = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"].removeprefix(">=").removesuffix(".0-0")
-VERSIONS = (OLDEST, "1.34", "1.37")
+VERSIONS = (OLDEST, "1.37")
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}  # test_custom_resources.py
+
+
+@pytest.fixture(scope="module")
+def validator() -> Iterator[Any]:
+    """kubernetes_validate, which reads its 10 MB of schemas anew for each object unless it is kept from it."""
+    module = pytest.importorskip("kubernetes_validate", reason=NEEDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kubernetes_validate.utils.schema_contents", cache(module.utils.schema_contents))
+        yield module
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("values", [path.stem for path in EXAMPLES])
-def test_objects_are_valid(values: str, version: str) -> None:
-    validator = pytest.importorskip("kubernetes_validate", reason=NEEDS)
+def test_objects_are_valid(values: str, version: str, validator: Any) -> None:
     for item in render(example(values)):
         if item["kind"] not in CUSTOM:
             validator.validate(item, version, strict=True)
 
 
-def test_what_users_may_add_is_placed_where_it_is_valid() -> None:
-    validator = pytest.importorskip("kubernetes_validate", reason=NEEDS)
+def test_what_users_may_add_is_placed_where_it_is_valid(validator: Any) -> None:
     scheduling = {
         "nodeSelector": {"disk": "fast"},
         "tolerations": [{"operator": "Exists"}],
@@ -61,8 +72,7 @@ def test_what_users_may_add_is_placed_where_it_is_valid() -> None:
         (lambda container: container["ports"][0].update(containerPort="http"), "http"),
     ],
 )
-def test_the_check_can_fail(spoil: object, says: str) -> None:
-    validator = pytest.importorskip("kubernetes_validate", reason=NEEDS)
+def test_the_check_can_fail(spoil: object, says: str, validator: Any) -> None:
     assert callable(spoil)
     (gateway,) = [
         item for item in deployments(render(example("trial"))) if item["metadata"]["name"].endswith("gateway")
