@@ -87,8 +87,8 @@ def parse_command(text: str, max_bytes: int) -> AnyCommand:
         command: AnyCommand = msgspec.json.decode(text, type=AnyCommand)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
-    except msgspec.DecodeError:
-        raise NotJson("the message is not JSON") from None
+    except (msgspec.DecodeError, RecursionError):
+        raise NotJson("the message is not JSON, or nested too deeply") from None
     return command
 
 
@@ -96,7 +96,7 @@ def command_id(text: str) -> str | None:
     """The ``id`` of a message that is refused, so that the refusal can name it."""
     try:
         named = msgspec.json.decode(text, type=_Named)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, RecursionError):
         return None
     return named.id[:64] if isinstance(named.id, str) else None
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,23 +75,33 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def bus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with Server(bundled_binary(), tmp_path_factory.mktemp("bus") / "s.sock") as server:
-        yield server.url
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """One gateway and one worker for all tests: what one wrong input breaks, the next test finds broken."""
+    with (
+        Server(bundled_binary(), tmp_path_factory.mktemp("bus") / "s.sock") as bus,
+        gateway_process(bus.url) as gateway,
+        worker_process(bus.url, gateway, sessions=SESSIONS),
+    ):
+        yield gateway
 
 
 @pytest.fixture
-async def scene(bus_url: str) -> AsyncIterator[Scene]:
-    async with gateway_process(bus_url) as gateway, worker_process(bus_url, sessions=SESSIONS):
-        async with httpx.AsyncClient(base_url=gateway.url, headers=ALICE, timeout=30) as http:
-            opened = (await http.post("/v1/sessions", json={})).json()
-            address = f"{gateway.live_url}?session={opened['id']}&token={opened['connect_token']}"
-            async with connect(address) as socket:
-                await hear(socket, "session.ready")
-                scene = Scene(gateway, http, Bystander(socket))
-                await scene.bystander.is_right()
-                yield scene
-                await scene.bystander.is_right()
+async def scene(stand: GatewayProcess) -> AsyncIterator[Scene]:
+    async with httpx.AsyncClient(base_url=stand.url, headers=ALICE, timeout=30) as http:
+        opened = (await http.post("/v1/sessions", json={})).json()
+        address = f"{stand.live_url}?session={opened['id']}&token={opened['connect_token']}"
+        async with connect(address) as socket:
+            await hear(socket, "session.ready")
+            scene = Scene(stand, http, Bystander(socket))
+            await scene.bystander.is_right()
+            yield scene
+            await scene.bystander.is_right()
+        for session in (await http.get("/v1/sessions")).json()["data"]:
+            await http.delete(f"/v1/sessions/{session['id']}")
+        async with asyncio.timeout(10):
+            while not all(s["state"] == "closed" for s in (await http.get("/v1/sessions")).json()["data"]):
+                await asyncio.sleep(0.02)
+    assert stand.process.poll() is None, "the gateway ended"
 
 
 def named(reply: httpx.Response) -> tuple[int, str]:
@@ -159,7 +170,7 @@ async def test_a_bad_header(scene: Scene, message: bytes) -> None:
     assert closed.value.rcvd.code == 1007
 
 
-@pytest.mark.parametrize("text", ["{", "\x00", "[" * 50_000])
+@pytest.mark.parametrize("text", ["{", "\x00", '{"x":' + "[" * 50_000])
 async def test_text_that_is_not_json(scene: Scene, text: str) -> None:
     session = await scene.open()
     async with scene.live(session) as socket:
@@ -193,7 +204,6 @@ async def test_commands_that_make_no_sense_leave_the_session_as_it_was(scene: Sc
 async def test_random_bytes_as_pictures(scene: Scene) -> None:
     """Each is named by its track and sequence, and the session goes on."""
     session = await scene.open()
-    print("seed", SEED)
     source = random.Random(SEED)
     red = picture("red")
     wrong = [source.randbytes(size) for size in (1, 100, 5000)]
@@ -249,13 +259,12 @@ async def test_an_unknown_model_and_a_full_worker(scene: Scene) -> None:
     await scene.bystander.is_right()
 
 
-async def test_no_worker_yet(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with Server(bundled_binary(), tmp_path_factory.mktemp("bus") / "s.sock") as bus:
-        async with gateway_process(bus.url) as gateway:
-            async with httpx.AsyncClient(base_url=gateway.url, headers=ALICE, timeout=30) as http:
-                refused = await http.post("/v1/sessions", json={})
-                assert named(refused) == (503, "starting")
-                assert int(refused.headers["retry-after"]) >= 1
-                assert (await http.get("/v1/models")).json()["data"] == []
-                async with worker_process(bus.url):
-                    assert (await http.post("/v1/sessions", json={})).status_code == 201
+async def test_no_worker_yet(tmp_path: Path) -> None:
+    with Server(bundled_binary(), tmp_path / "s.sock") as bus, gateway_process(bus.url) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, headers=ALICE, timeout=30) as http:
+            refused = await http.post("/v1/sessions", json={})
+            assert named(refused) == (503, "starting")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert (await http.get("/v1/models")).json()["data"] == []
+            with worker_process(bus.url, gateway):
+                assert (await http.post("/v1/sessions", json={})).status_code == 201

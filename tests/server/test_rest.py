@@ -233,14 +233,24 @@ async def test_terms_that_cannot_be_met(
         ({"question": "x", "seed": -1}, 400, "bad_request"),
         ({"question": "x", "mode": "other"}, 400, "bad_request"),
         ({}, 400, "bad_request"),
+        ({"question": "\ud800"}, 400, "bad_request"),
     ],
 )
 async def test_questions_that_are_refused(
     gateway: Served, worker: FakeWorker, body: dict[str, Any], status: int, code: str
 ) -> None:
     session = await gateway.open()
-    refused = await gateway.http.post(f"/v1/sessions/{session['id']}/questions", json=body)
+    path, kind = f"/v1/sessions/{session['id']}/questions", {"content-type": "application/json"}
+    refused = await gateway.http.post(path, content=json.dumps(body), headers=kind)
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("body", ["{", "[" * 60_000, '{"question":' + "[" * 60_000, "\x00"])
+async def test_bodies_that_are_not_json(gateway: Served, worker: FakeWorker, body: str) -> None:
+    session = await gateway.open()
+    path = f"/v1/sessions/{session['id']}/questions"
+    refused = await gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("limits", [Limits(sessions=1)])
