@@ -24,6 +24,11 @@ def chat() -> Chat:
     return Chat(Letters(), rate=2)
 
 
+@pytest.fixture
+def timed() -> Chat:
+    return Chat(Letters(), rate=2, timestamps=True)
+
+
 def readable(span: Span) -> str:
     names = {END_OF_TEXT: "<eot>", START: "<start>", END: "<end>", OPEN: "<open>", CLOSE: "<close>", PAD: "#"}
     return "".join(names.get(token) or chr(token) for token in span.tokens.tolist())
@@ -137,3 +142,22 @@ def test_remembered_turn_closes_the_segment_and_the_next_frame_opens_another(cha
 def test_remembered_answer_ends_with_one_end_of_turn(chat: Chat, ending: list[int]) -> None:
     turn = chat.remembered(Clock(rate=2), "?", [65, *ending])
     assert readable(turn) == "?<end>\n<start>assistant\nA<end>\n<start>user\n"
+
+
+def test_timed_frames_stand_alone_behind_their_time(timed: Chat) -> None:
+    first = timed.frame(Clock(rate=2, next=10), 0, 2, 3)
+    assert readable(first) == "<0.0 seconds><open>######"
+    assert columns(first)[:14] == line(10, 23)
+    assert columns(first)[14:] == [(24, 24, 24), (24, 24, 25), (24, 24, 26), (24, 25, 24), (24, 25, 25), (24, 25, 26)]
+    assert first.clock.next == 27
+
+    second = timed.frame(first.clock, 61_250, 1, 1)
+    assert readable(second) == "<close><61.2 seconds><open>#"
+    assert columns(second) == line(27, 43)
+
+
+def test_questions_among_timed_frames_close_the_one_before(timed: Chat) -> None:
+    trunk = timed.frame(Clock(rate=2, next=10), 900, 1, 1).clock
+    assert readable(timed.question(trunk, "Hm?")).startswith("<close>Hm?<end>")
+    after = timed.frame(timed.remembered(trunk, "Hm?", [*b"No.", END]).clock, 1000, 1, 1)
+    assert readable(after) == "<1.0 seconds><open>#"

@@ -17,6 +17,8 @@ from workers.models.storage import dequantised, quantised
 
 pytestmark = pytest.mark.unit
 
+STACK = "model.language_model.layers.0.mlp.experts"
+
 
 @pytest.fixture(scope="module")
 def source(tiny_qwen25vl: Callable[..., Any]) -> Path:
@@ -84,6 +86,37 @@ def test_a_tied_head_may_be_stored_and_is_not_read(tiny_qwen25vl: Callable[..., 
     before = model_of(folder)
     rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(320, 128)}))
     assert same(model_of(folder), before)
+
+
+def test_stacked_experts_load_with_either_order_of_inputs_and_outputs(
+    tiny_qwen3vl: Callable[..., Any], tmp_path: Path
+) -> None:
+    """transformers 5 saves outputs before inputs; the hub has inputs before outputs, and so do we."""
+    folder = shutil.copytree(tiny_qwen3vl(seed=6, experts=True).folder, tmp_path / "model")
+    before = model_of(folder)
+    assert before.get_parameter("decoder.layers.0.mlp.experts.down_proj").shape == (6, 48, 128)
+
+    def turn(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if ".mlp.experts." in name]:
+            tensors[name] = tensors[name].transpose(1, 2).contiguous()
+
+    rewrite(folder, turn)
+    assert load_file(folder / "model.safetensors")[f"{STACK}.down_proj"].shape == (6, 48, 128)
+    assert same(model_of(folder), before)
+    rewrite(folder, lambda tensors: tensors.update({f"{STACK}.down_proj": torch.zeros(6, 48, 127)}))
+    with pytest.raises(CheckpointError, match=r"down_proj has shape \(6, 48, 127\), .* calls for \(6, 48, 128\)"):
+        model_of(folder)
+
+
+def test_later_families_keep_their_own_names(tiny_qwen3vl: Callable[..., Any], tmp_path: Path) -> None:
+    source = tiny_qwen3vl(seed=6, experts=True).folder
+    save_model(model_of(source), tmp_path, "float32", shard_bytes=2**30)
+    (shard,) = tmp_path.glob("model-*.safetensors")
+    stored, original = load_file(shard), load_file(source / "model.safetensors")
+    assert stored.keys() == original.keys()
+    for name, tensor in stored.items():
+        expected = original[name].transpose(1, 2) if ".mlp.experts." in name else original[name]
+        assert torch.equal(tensor, expected), name
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])

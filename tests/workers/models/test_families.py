@@ -1,10 +1,12 @@
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workers.models.config import ExpertsConfig
 from workers.models.errors import CheckpointError, UnsupportedModel
 from workers.models.families import read_config
 
@@ -56,6 +58,46 @@ NESTED: Mapping[str, Any] = {
     "vision_config": VISION,
 }
 
+# The shape of Qwen3-VL-30B-A3B as the hub has it; without experts it is a dense model's.
+VISION3: Mapping[str, Any] = {
+    "depth": 27,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "in_channels": 3,
+    "intermediate_size": 4304,
+    "model_type": "qwen3_vl_moe",
+    "num_heads": 16,
+    "num_position_embeddings": 2304,
+    "out_hidden_size": 2048,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
+INTERLEAVED = {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"}
+TEXT3: Mapping[str, Any] = {
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 262144,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": INTERLEAVED,
+    "rope_theta": 5000000,
+    "vocab_size": 151936,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+}
+MOE: Mapping[str, Any] = {"model_type": "qwen3_vl_moe", "text_config": TEXT3, "vision_config": VISION3}
+
 
 def write(folder: Path, config: Mapping[str, Any]) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
@@ -99,6 +141,47 @@ def test_what_cannot_be_served_is_named(
         read_config(write(tmp_path, {**FLAT, **change}))
 
 
+def test_qwen3vl_of_experts_and_dense(tmp_path: Path) -> None:
+    moe = read_config(write(tmp_path, MOE))
+    assert moe.text.experts == ExpertsConfig(count=128, chosen=8, intermediate_size=768)
+    assert (moe.text.qk_norm, moe.text.qkv_bias, moe.text.mrope_interleaved) == (True, False, True)
+    assert (moe.text.mrope_section, moe.text.rope_theta) == ((24, 20, 20), 5e6)
+    assert (moe.vision.position_side, moe.vision.deepstack_blocks) == (48, (8, 16, 24))
+    assert (moe.vision.merged_patch, moe.vision.window_units) == (32, None)
+    renamed = {**TEXT3, "num_local_experts": 128, "num_experts": None}
+    assert read_config(write(tmp_path, {**MOE, "text_config": renamed})) == moe
+    dense = read_config(write(tmp_path, {**MOE, "model_type": "qwen3_vl"}))
+    assert (dense.family, dense.text, dense.vision) == ("qwen3_vl", replace(moe.text, experts=None), moe.vision)
+
+
+@pytest.mark.parametrize(
+    ("text", "vision", "error", "message"),
+    [
+        ({"attention_bias": True}, {}, UnsupportedModel, "attention_bias = True"),
+        ({"rope_scaling": {**INTERLEAVED, "mrope_interleaved": False}}, {}, UnsupportedModel, "rotary embedding"),
+        ({"rope_scaling": {**INTERLEAVED, "mrope_section": [16, 24, 24]}}, {}, UnsupportedModel, "too few"),
+        ({"rope_scaling": {"rope_type": "default"}}, {}, CheckpointError, "lacks mrope_section"),
+        ({"decoder_sparse_step": 2}, {}, UnsupportedModel, "decoder_sparse_step = 2"),
+        ({"mlp_only_layers": [3]}, {}, UnsupportedModel, "mlp_only_layers"),
+        ({"norm_topk_prob": False}, {}, UnsupportedModel, "norm_topk_prob = False"),
+        ({"num_experts": None}, {}, CheckpointError, "lacks num_experts"),
+        ({"num_experts_per_tok": 129}, {}, CheckpointError, "129 experts a token of only 128"),
+        ({"moe_intermediate_size": 1024}, {}, UnsupportedModel, "experts of 1024 by 2048 are square"),
+        ({"num_hidden_layers": 3}, {}, UnsupportedModel, "3 deepstack levels need more than 3 layers"),
+        ({}, {"deepstack_visual_indexes": [8, 27]}, CheckpointError, "not blocks of 27 in order"),
+        ({}, {"deepstack_visual_indexes": [16, 8]}, CheckpointError, "not blocks of 27 in order"),
+        ({}, {"hidden_act": "gelu"}, UnsupportedModel, "hidden_act = 'gelu'"),
+    ],
+)
+def test_what_cannot_be_served_of_qwen3vl_is_named(
+    tmp_path: Path, text: Mapping[str, Any], vision: Mapping[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        read_config(write(tmp_path, {**MOE, "text_config": {**TEXT3, **text}, "vision_config": {**VISION3, **vision}}))
+    with pytest.raises(CheckpointError, match="lacks text_config"):
+        read_config(write(tmp_path, {**MOE, "text_config": None}))
+
+
 def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         read_config(tmp_path)
@@ -118,4 +201,18 @@ def test_absent_keys_mean_what_they_mean_to_transformers(tmp_path: Path) -> None
     sparse = {**sizes, "intermediate_size": 99, "rope_parameters": {"mrope_section": [8, 12, 12]}}
     complete = Qwen2_5_VLConfig(text_config=dict(sparse), vision_config={}).to_dict()
     short = {"model_type": "qwen2_5_vl", "text_config": {**sparse, "num_key_value_heads": 8}, "vision_config": {}}
+    assert read_config(write(tmp_path, short)) == read_config(write(tmp_path, complete))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["Qwen3VL", "Qwen3VLMoe"])
+def test_absent_keys_of_qwen3vl_mean_what_they_mean_to_transformers(tmp_path: Path, name: str) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 256, "num_attention_heads": 2, "num_hidden_layers": 4, "vocab_size": 320}
+    rope = {"rope_type": "default", "mrope_section": [24, 20, 20]}
+    sparse = {**sizes, "intermediate_size": 99, "num_key_value_heads": 2, "rope_parameters": rope, "num_experts": 9}
+    kind: Any = getattr(transformers, f"{name}Config")
+    complete = kind(text_config=dict(sparse), vision_config={}).to_dict()
+    short = {"model_type": kind.model_type, "text_config": sparse, "vision_config": {}}
     assert read_config(write(tmp_path, short)) == read_config(write(tmp_path, complete))

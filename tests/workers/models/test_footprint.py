@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from workers.models.config import ModelConfig, Section
-from workers.models.families import QWEN25VL, read_config
+from workers.models.families import QWEN3VL, QWEN3VL_MOE, QWEN25VL, read_config
 from workers.models.footprint import kv_bytes_per_token, parameters, streams
 
 pytestmark = pytest.mark.unit
@@ -20,9 +20,47 @@ SHAPES = {
     "Qwen2.5-VL 32B": (5120, 27648, 64, 40, 8, 152_064, False, 3456),
     "Qwen2.5-VL 72B": (8192, 29568, 80, 64, 8, 152_064, False, 3456),
 }
+# Hidden size, intermediate size, layers, heads, KV heads, tied head, the vision tower's depth, hidden and intermediate
+# size; experts, those a token goes through, and their intermediate size.
+SHAPES3 = {
+    "Qwen3-VL 2B": (2048, 6144, 28, 16, 8, True, (24, 1024, 4096), None),
+    "Qwen3-VL 4B": (2560, 9728, 36, 32, 8, True, (24, 1024, 4096), None),
+    "Qwen3-VL 8B": (4096, 12288, 36, 32, 8, False, (27, 1152, 4304), None),
+    "Qwen3-VL 32B": (5120, 25600, 64, 64, 8, False, (27, 1152, 4304), None),
+    "Qwen3-VL 30B-A3B": (2048, 6144, 48, 32, 4, False, (27, 1152, 4304), (128, 8, 768)),
+}
 
 
 def config_of(name: str) -> ModelConfig:
+    return qwen3vl_of(name) if name in SHAPES3 else qwen25vl_of(name)
+
+
+def qwen3vl_of(name: str) -> ModelConfig:
+    hidden, intermediate, layers, heads, kv_heads, tied, (depth, width, vision_intermediate), experts = SHAPES3[name]
+    text: dict[str, Any] = {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128,
+        "vocab_size": 151_936,
+        "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]},
+    }
+    if experts:
+        text |= dict(zip(("num_experts", "num_experts_per_tok", "moe_intermediate_size"), experts, strict=True))
+    vision = {
+        "depth": depth,
+        "hidden_size": width,
+        "intermediate_size": vision_intermediate,
+        "out_hidden_size": hidden,
+        "deepstack_visual_indexes": [8, 16, 24] if depth == 27 else [5, 11, 17],
+    }
+    root = Section("config", {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied})
+    return (QWEN3VL_MOE if experts else QWEN3VL).parse(root)
+
+
+def qwen25vl_of(name: str) -> ModelConfig:
     hidden, intermediate, layers, heads, kv_heads, vocabulary, tied, vision_intermediate = SHAPES[name]
     vision: dict[str, Any] = {
         "hidden_size": 1280,
@@ -50,6 +88,11 @@ def config_of(name: str) -> ModelConfig:
         ("Qwen2.5-VL 7B", 8_292_166_656),
         ("Qwen2.5-VL 32B", 33_452_718_336),
         ("Qwen2.5-VL 72B", 73_410_777_344),
+        ("Qwen3-VL 2B", 2_127_532_032),
+        ("Qwen3-VL 4B", 4_437_815_808),
+        ("Qwen3-VL 8B", 8_767_123_696),
+        ("Qwen3-VL 32B", 33_357_390_064),
+        ("Qwen3-VL 30B-A3B", 31_070_754_032),
     ],
 )
 def test_the_documented_row_is_what_the_formula_gives(name: str, published: int) -> None:

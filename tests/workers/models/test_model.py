@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.models.config import ModelConfig, TextConfig, VisionConfig
+from workers.models.config import ExpertsConfig, ModelConfig, TextConfig, VisionConfig
+from workers.models.decoder import placed
 from workers.models.model import VisionLanguageModel, empty_model
 
 TEXT = TextConfig(
@@ -40,6 +41,15 @@ VISION = VisionConfig(
     tokens_per_second=2,
 )
 CONFIG = ModelConfig("qwen2_5_vl", TEXT, VISION)
+QWEN3VL = ModelConfig(
+    "qwen3_vl",
+    replace(TEXT, mrope_section=(2, 1, 1), qkv_bias=False, qk_norm=True, mrope_interleaved=True),
+    replace(VISION, window_size=0, position_side=3, deepstack_blocks=(0,)),
+)
+EXPERTS = replace(
+    QWEN3VL, family="qwen3_vl_moe", text=replace(QWEN3VL.text, experts=ExpertsConfig(4, chosen=2, intermediate_size=24))
+)
+ALL = pytest.mark.parametrize("config", [CONFIG, QWEN3VL, EXPERTS], ids=lambda config: config.family)
 
 
 def causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -50,8 +60,11 @@ def causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def see_and_read(model: VisionLanguageModel, patches: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
     """Logits after the last of the tokens, which follow one picture of 6 x 10 patches."""
     decoder = model.decoder
-    embeds = torch.cat((model.vision(patches, (1, 6, 10))[0], decoder.embed(tokens)))
-    return decoder.logits(decoder(embeds, decoder.rope.rotation(positions), causal, slice(-1, None)))
+    seen = model.vision(patches, (1, 6, 10))[0]
+    pads = tokens.new_zeros(len(seen))
+    places = torch.arange(len(seen), device=tokens.device)
+    embeds, deepstack = placed(decoder.embed(torch.cat((pads, tokens))), places, seen)
+    return decoder.logits(decoder(embeds, decoder.rope.rotation(positions), causal, slice(-1, None), deepstack))
 
 
 def inputs(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,19 +79,26 @@ def _seed() -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_value_is_ever_read_by_the_host(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        *((config, dtype) for config in (CONFIG, QWEN3VL) for dtype in (torch.float32, torch.bfloat16)),
+        (EXPERTS, torch.bfloat16),
+    ],
+)
+def test_no_value_is_ever_read_by_the_host(config: ModelConfig, dtype: torch.dtype) -> None:
     """On the meta device tensors have no values, so whatever made the host wait for one would fail."""
     meta = torch.device("meta")
-    model = empty_model(CONFIG, meta, dtype)
+    model = empty_model(config, meta, dtype)
     logits = see_and_read(model, *inputs(meta, dtype))
     assert logits.shape == (1, 50)
     assert logits.dtype == dtype
 
 
 @pytest.mark.unit
-def test_training_reaches_every_weight_through_both_parts() -> None:
-    model = VisionLanguageModel(CONFIG)
+@ALL
+def test_training_reaches_every_weight_through_both_parts(config: ModelConfig) -> None:
+    model = VisionLanguageModel(config)
     loss = see_and_read(model, *inputs(torch.device("cpu"))).logsumexp(dim=-1).sum()
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     unreached = [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is None]
@@ -86,8 +106,9 @@ def test_training_reaches_every_weight_through_both_parts() -> None:
 
 
 @pytest.mark.unit
-def test_the_compiler_sees_one_graph() -> None:
-    model = VisionLanguageModel(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, QWEN3VL], ids=lambda config: config.family)
+def test_the_compiler_sees_one_graph(config: ModelConfig) -> None:
+    model = VisionLanguageModel(config)
     compiled = torch.compile(see_and_read, fullgraph=True, backend="eager")
     arguments = inputs(torch.device("cpu"))
     with torch.no_grad():
@@ -96,8 +117,9 @@ def test_the_compiler_sees_one_graph() -> None:
 
 
 @pytest.mark.unit
-def test_half_precision_stays_close() -> None:
-    model, arguments = VisionLanguageModel(CONFIG), inputs(torch.device("cpu"))
+@ALL
+def test_half_precision_stays_close(config: ModelConfig) -> None:
+    model, arguments = VisionLanguageModel(config), inputs(torch.device("cpu"))
     with torch.no_grad():
         exact = see_and_read(model, *arguments)
         half = see_and_read(model.bfloat16(), *arguments).float()
@@ -106,9 +128,10 @@ def test_half_precision_stays_close() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_runs_without_waiting_and_agrees_with_the_processor() -> None:
+@ALL
+def test_cuda_runs_without_waiting_and_agrees_with_the_processor(config: ModelConfig) -> None:
     cuda = torch.device("cuda")
-    model = VisionLanguageModel(replace(CONFIG, text=replace(TEXT, tied_embeddings=False))).eval()
+    model = VisionLanguageModel(replace(config, text=replace(config.text, tied_embeddings=False))).eval()
     arguments = inputs(torch.device("cpu"))
     with torch.inference_mode():
         expected = see_and_read(model, *arguments)

@@ -63,6 +63,24 @@ def test_resized_normalised_and_cut_like_the_reference(
     torch.testing.assert_close(pixels.patches(pairs)[0], expected["pixel_values"], atol=1e-5, rtol=0)
 
 
+def test_settings_of_qwen3vl(tmp_path: Path) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = {"shortest_edge": 64 * 64, "longest_edge": 32 * 32 * 40}
+    grey = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    settings: dict[str, Any] = {"size": size, "patch_size": 16, "merge_size": 2, **grey}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    pixels = PixelFormat.from_folder(tmp_path, replace(VISION, patch_size=16), 384 * 384)
+    processor: Any = Qwen2VLImageProcessorPil
+    expected = processor(**settings)(picture(360, 640), return_tensors="pt")
+    down, across = pixels.fitted(360, 640)
+    frame = torch.from_numpy(resized(picture(360, 640), down, across).copy())
+    assert expected["image_grid_thw"].tolist() == [[1, down // 16, across // 16]]
+    pairs = pixels.patches(frame.expand(1, 2, -1, -1, -1))
+    torch.testing.assert_close(pairs[0], expected["pixel_values"], atol=1e-5, rtol=0)
+    assert pixels.side == 192
+
+
 def test_single_pictures_are_the_halves_of_a_repeated_pair(pixels: PixelFormat) -> None:
     frames = torch.from_numpy(np.stack([picture(56, 84), picture(56, 84)[::-1]]))
     pairs = pixels.patches(frames.unsqueeze(1).expand(-1, 2, -1, -1, -1)).view(2, 24, 3, 2, 196)

@@ -35,6 +35,16 @@ def test_each_axis_turns_its_own_frequencies() -> None:
         assert torch.equal(touched, expected.repeat(2))
 
 
+def test_interleaved_axes_turn_in_turns_and_time_takes_the_rest() -> None:
+    rope, still = Rope(20, 1e4, (5, 3, 2), interleaved=True), torch.zeros(3, 1, dtype=torch.long)
+    ones = torch.ones(1, 1, 20)
+    for axis, places in enumerate(((0, 3, 6, 8, 9), (1, 4, 7), (2, 5))):
+        moved = still.clone()
+        moved[axis] = 5
+        touched = (rotate(ones, rope.rotation(moved)) != ones)[0, 0]
+        assert touched.nonzero().flatten().tolist() == [*places, *(place + 10 for place in places)]
+
+
 @pytest.mark.parametrize("delta", [-700, -1, 0, 3, 900])
 def test_keys_turned_by_a_difference_stand_where_they_would_have_been_stored(delta: int) -> None:
     rope = Rope(64, 1e4, SECTIONS)
