@@ -63,6 +63,15 @@ class AskTerms:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+def is_text(text: str) -> bool:
+    """Whether ``text`` can be stored: JSON lets halves of characters (lone surrogates) through, UTF-8 has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Sessions:
     """All sessions, as far as one gateway has to do with them."""
 
@@ -105,6 +114,8 @@ class Sessions:
         if len(terms.instructions) > self._limits.instructions_chars:
             message = f"instructions are limited to {self._limits.instructions_chars} characters"
             raise TooLarge(message, param="instructions")
+        if not is_text(terms.instructions):
+            raise BadRequest("instructions hold half a character", param="instructions")
         card = await self._board.served(terms.model)
         budget = card.default_budget_tokens if terms.budget_tokens is None else terms.budget_tokens
         policy = terms.policy or (DEFAULT_POLICY if DEFAULT_POLICY in card.policies else card.policies[0])
@@ -154,7 +165,7 @@ class Sessions:
         if len(terms.question) > limits.question_chars:
             raise QuestionTooLong(f"a question has at most {limits.question_chars} characters", param="question")
         faults = {
-            "question": not terms.question.strip(),
+            "question": not terms.question.strip() or not is_text(terms.question),
             "id": terms.id is not None and not ids.is_question_id(terms.id),
             "at_ms": terms.at_ms is not None and not 0 <= terms.at_ms <= LATEST_MS,
             "max_tokens": not 1 <= terms.max_tokens <= limits.answer_tokens,

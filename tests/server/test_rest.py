@@ -208,6 +208,7 @@ async def test_a_tenants_sessions_are_its_own(gateway: Served, worker: FakeWorke
         ({"fps": 9}, 400, "bad_request", "fps"),
         ({"budget_tokens": 10**9}, 400, "bad_request", "budget_tokens"),
         ({"ingest": "maybe"}, 400, "bad_request", "ingest"),
+        ({"instructions": "\ud800"}, 400, "bad_request", "instructions"),
         ({"colour": "red"}, 400, "bad_request", "colour"),
         ({"instructions": "x" * 9000}, 413, "too_large", "instructions"),
     ],
@@ -215,7 +216,8 @@ async def test_a_tenants_sessions_are_its_own(gateway: Served, worker: FakeWorke
 async def test_terms_that_cannot_be_met(
     gateway: Served, worker: FakeWorker, terms: dict[str, Any], status: int, code: str, param: str
 ) -> None:
-    refused = await gateway.http.post("/v1/sessions", json=terms)
+    kind = {"content-type": "application/json"}
+    refused = await gateway.http.post("/v1/sessions", content=json.dumps(terms), headers=kind)
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["param"]) == (status, code, param)
     assert refused.headers["x-request-id"].startswith("r_")
