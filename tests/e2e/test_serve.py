@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.e2e.eventually import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
+PATIENT = {"LONGLOOK_LIMITS__UNOWNED_S": "90"}  # a worker needs long to start again on a busy machine
 MINI = Path(__file__).parents[2] / "models" / "mini"
 QUESTION = "What is there now?"
 
@@ -41,14 +42,16 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape["vision_config"] |= {"depth": 2, "fullatt_block_indexes": [1]}
     Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**shape)).save_pretrained(folder)
     for file in MINI.glob("*.json"):
-        if file.name != "config.json":
+        if file.name not in ("config.json", "model.safetensors.index.json"):
             shutil.copy(file, folder)
     return folder
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def server(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serving]:
-    async with serving(tmp_path_factory.mktemp("serve") / "serve.log", model=str(random_model)) as running:
+    async with serving(
+        tmp_path_factory.mktemp("serve") / "serve.log", model=str(random_model), environment=PATIENT
+    ) as running:
         yield running
 
 
@@ -116,11 +119,11 @@ async def test_a_killed_engine_costs_no_session_and_no_question(server: Serving)
         await answer.begun()
         part(server, "workers.engine").kill()
         deltas = [delta async for delta in answer]
-        assert (await answer.result(60)).text == "".join(delta.text for delta in deltas)
+        assert (await answer.result(100)).text == "".join(delta.text for delta in deltas)
         indices = [index for delta in deltas for index in range(delta.index, delta.index + len(delta.token_ids))]
         assert indices == list(range(len(indices)))
         await show(live, 4, 5)
-        later = await (await live.ask(QUESTION, max_tokens=8)).result(60)
+        later = await (await live.ask(QUESTION, max_tokens=8)).result(100)
         assert later.as_of_ms is not None
         assert later.as_of_ms >= 4000
 
@@ -130,7 +133,7 @@ async def test_a_killed_worker_is_replaced(server: Serving) -> None:
         await show(live, 0, 1, 2, 3)
         await watched(live, 3000)
         part(server, "launcher.cli worker").kill()
-        result = await (await live.ask(QUESTION, max_tokens=8)).result(60)
+        result = await (await live.ask(QUESTION, max_tokens=8)).result(100)
         assert result.finish_reason in ("stop", "length")
         assert result.as_of_ms is not None
         assert result.as_of_ms >= 2000
@@ -153,7 +156,7 @@ async def test_a_killed_bus_comes_back_empty_and_serves_on(server: Serving) -> N
 
 
 async def test_a_killed_launcher_leaves_nothing_running(random_model: Path, tmp_path: Path) -> None:
-    async with serving(tmp_path / "serve.log", model=str(random_model)) as server:
+    async with serving(tmp_path / "serve.log", model=str(random_model), environment=PATIENT) as server:
         launcher = psutil.Process(server.pid)
         family = launcher.children(recursive=True)
         names = " ".join(" ".join(process.cmdline()) for process in family)
@@ -165,22 +168,24 @@ async def test_a_killed_launcher_leaves_nothing_running(random_model: Path, tmp_
 
 
 async def test_asked_to_end_everything_ends_in_order(random_model: Path, tmp_path: Path) -> None:
-    async with serving(tmp_path / "serve.log", model=str(random_model)) as server:
+    async with serving(tmp_path / "serve.log", model=str(random_model), environment=PATIENT) as server:
         family = psutil.Process(server.pid).children(recursive=True)
         async with await server.client.create_session() as session, session.live() as live:
             await show(live, 0, 1, 2)
             answer = await live.ask(QUESTION, max_tokens=64)
             await answer.begun()
             os.kill(server.pid, signal.SIGTERM)
-            result = await answer.result(60)
+            result = await answer.result(100)
         assert result.finish_reason in ("stop", "length")
         _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
 
 
-def test_a_model_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+async def test_a_model_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launcher.cli", "serve", "--port", "0", "--model", str(tmp_path / "none")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-    assert run.returncode == 1
-    assert "no model" in run.stderr
-    assert "worker cannot start" in run.stdout
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    out, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"no model" in err
+    assert b"worker cannot start" in out
