@@ -24,7 +24,7 @@ from protocol.errors import BusUnavailable
 
 BUS_WAIT_S = 10.0
 POLL_S = 0.2
-DRAIN_MARGIN_S = 10.0
+DRAIN_MARGIN_S = 20.0  # for the last words of engine and bus
 
 Tell = Callable[[str], None]
 

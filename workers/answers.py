@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Answers:
 
     def __init__(self) -> None:
         self._running: dict[str, _Running] = {}
+        self._none = asyncio.Event()
+        self._none.set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -41,6 +44,7 @@ class Answers:
 
     def begin(self, ask: Ask, *, resumed: bool = False) -> None:
         """``resumed``: its start was published by an owner before."""
+        self._none.clear()
         age = max(0.0, time.time() - ask.asked_at)
         self._running[ask.question_id] = _Running(asked=time.monotonic() - age, resumed=resumed)
 
@@ -54,6 +58,8 @@ class Answers:
         if isinstance(event, Tokens):
             return self._tokens(event, running)
         del self._running[event.question_id]
+        if not self._running:
+            self._none.set()
         if isinstance(event, QuestionDone):
             return self._done(event, running)
         return AnswerFailed(question_id=event.question_id, code=event.code, message=event.message)
@@ -64,7 +70,12 @@ class Answers:
             AnswerFailed(question_id=question_id, code=code, message=message) for question_id in self._running
         ]
         self._running.clear()
+        self._none.set()
         return failed
+
+    async def none_left(self) -> None:
+        """Returns once no question is under way."""
+        await self._none.wait()
 
     def _started(self, event: QuestionStarted, running: _Running) -> Output | None:
         running.prompt_tokens = event.prompt_tokens

@@ -123,7 +123,7 @@ class Worker:
                 for session_id in await self._adoptable():
                     self._claim(session_id, group)
                 for owner in list(self._owned.values()):
-                    await owner.settle()
+                    await owner.intake.settle()
             except LogLost:
                 log.error("the bus came back without its data; its sessions are gone")
                 for owner in self._owned.values():
@@ -138,7 +138,7 @@ class Worker:
         return {
             (owner.session_id, lane): position
             for owner in self._owned.values()
-            for lane, position in owner.positions().items()
+            for lane, position in owner.intake.positions().items()
         }
 
     async def _dispatch(self, batch: LaneBatch) -> None:
@@ -147,11 +147,11 @@ class Worker:
             owner = self._owned.get(entry.session_id)
             if owner is not None:
                 by_owner[owner].append(entry)
-        moves = {owner: owner.cursors_after(entries) for owner, entries in by_owner.items()}
+        moves = {owner: owner.intake.cursors_after(entries) for owner, entries in by_owner.items()}
         unsure = await self._bus.leases.commit([(owner.lease, cursors) for owner, cursors in moves.items()])
         for owner, cursors in moves.items():
             if owner.session_id not in unsure:
-                await owner.take(by_owner[owner], cursors)
+                await owner.intake.take(by_owner[owner], cursors)
         # A lease that merely ran out is the owner's again once renewed; what was read is then read once more.
         await self._renew([owner for owner in moves if owner.session_id in unsure])
 
