@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 0.25
 BEATS_PER_HEALTH = 4
+MISSES = 3
 CLOSED_WITHIN_S = 5.0  # a worker says Closed within this time, or the client is told without it
 
 
@@ -164,7 +165,7 @@ class Dialogue:
     async def _inform(self) -> None:
         """Acknowledgements four times a second, health every second, a new resume token now and then."""
         token_beats = max(round(self._limits.resume_token_s / 3 / BEAT_S), 1)
-        beat, draining = 0, False
+        beat, missed, draining = 0, 0, False
         while not self._outbox.ending:
             await asyncio.sleep(BEAT_S)
             beat += 1
@@ -175,11 +176,14 @@ class Dialogue:
             try:
                 if beat % BEATS_PER_HEALTH == 0:
                     await self._tell_health()
+                    missed = 0
                 if beat % token_beats == 0:
                     self._outbox.put({"type": "resume_token", "token": await self._resume_token()})
             except NotFound:
-                self._outbox.put({"type": "session.closed", "reason": "expired"})
-                self._end_session("expired")
+                missed += 1  # where the whole log was lost, the gateway's own beat says so first
+                if missed > MISSES:
+                    self._outbox.put({"type": "session.closed", "reason": "expired"})
+                    self._end_session("expired")
             except BusUnavailable:
                 continue
 

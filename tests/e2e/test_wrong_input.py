@@ -21,7 +21,7 @@ from launcher.valkey import bundled_binary
 from tests.conformance.servers import Server
 from tests.server.conftest import KEY, OTHER_KEY
 from tests.server.processes import GatewayProcess, gateway_process, worker_process
-from tests.server.wire import JPEG, PCM16, answer, chunk, hear, picture, say, video_file
+from tests.server.wire import JPEG, PCM16, answer, chunk, hear, picture, say, until, video_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -98,10 +98,12 @@ async def scene(stand: GatewayProcess) -> AsyncIterator[Scene]:
             await scene.bystander.is_right()
         for session in (await http.get("/v1/sessions")).json()["data"]:
             await http.delete(f"/v1/sessions/{session['id']}")
-        async with asyncio.timeout(10):
-            while not all(s["state"] == "closed" for s in (await http.get("/v1/sessions")).json()["data"]):
-                await asyncio.sleep(0.02)
+        await until(lambda: _all_closed(http))
     assert stand.process.poll() is None, "the gateway ended"
+
+
+async def _all_closed(http: httpx.AsyncClient) -> bool:
+    return all(session["state"] == "closed" for session in (await http.get("/v1/sessions")).json()["data"])
 
 
 def named(reply: httpx.Response) -> tuple[int, str]:

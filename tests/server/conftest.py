@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from server.drain import DrainServer
 from server.settings import Limits, Settings
 from tests.conformance.servers import Server
 from tests.server.fake_worker import FakeWorker
+from tests.server.wire import until
 
 KEY = "ll_test_key_of_alice_0001"
 OTHER_KEY = "ll_test_key_of_bob_000002"
@@ -40,10 +42,10 @@ class Served:
     def auth(self, key: str = KEY) -> dict[str, str]:
         return {"authorization": f"Bearer {key}"}
 
-    async def open(self, **terms: object) -> dict[str, object]:
+    async def open(self, **terms: object) -> dict[str, Any]:
         reply = await self.http.post("/v1/sessions", json=terms)
         assert reply.status_code == 201, reply.text
-        body: dict[str, object] = reply.json()
+        body: dict[str, Any] = reply.json()
         return body
 
 
@@ -74,9 +76,7 @@ async def gateway(bus: Bus, limits: Limits, tmp_path: Path) -> AsyncIterator[Ser
     keyring = Keyring(parse_keys(f"alice:{KEY},bob:{OTHER_KEY}"))
     server = DrainServer(create_app(settings, bus, keyring), settings)
     serving = asyncio.create_task(server._serve())
-    while not server.started:
-        assert not serving.done(), "the gateway did not start"
-        await asyncio.sleep(0.01)
+    await until(lambda: _started(server, serving))
     url = f"http://127.0.0.1:{settings.port}"
     async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=20) as http:
         yield Served(url, server, http)
@@ -88,12 +88,16 @@ async def gateway(bus: Bus, limits: Limits, tmp_path: Path) -> AsyncIterator[Ser
 async def worker(bus: Bus) -> AsyncIterator[FakeWorker]:
     worker = FakeWorker(bus)
     running = asyncio.create_task(worker.run())
-    while not await bus.placement.workers():
-        await asyncio.sleep(0.01)
+    await worker.advertised.wait()
     yield worker
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+async def _started(server: DrainServer, serving: asyncio.Task[None]) -> bool:
+    assert not serving.done(), "the gateway did not start"
+    return server.started
 
 
 def free_port() -> int:

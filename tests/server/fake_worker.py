@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageStat
@@ -102,14 +102,25 @@ class FakeWorker:
         self.speaking = asyncio.Event()
         self.speaking.set()
         self.words: list[str] = []
+        self.advertised = asyncio.Event()
+        self._taken_in = asyncio.Event()
         self._tail = bus.follow_lanes(self.card.worker_id)
 
     async def run(self) -> None:
         """Own sessions until cancelled."""
         await self._advertise()
+        self.advertised.set()
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._upkeep())
             self._tasks.create_task(self._read())
+
+    async def saw(self, session_id: str, enough: Callable[[_Owned], bool]) -> _Owned:
+        """The session's state once there is enough of it."""
+        async with asyncio.timeout(20):
+            while session_id not in self.owned or not enough(self.owned[session_id]):
+                self._taken_in.clear()
+                await self._taken_in.wait()
+        return self.owned[session_id]
 
     async def _advertise(self) -> None:
         owned = {name: session.lease.spec.budget_tokens for name, session in self.owned.items()}
@@ -191,6 +202,7 @@ class FakeWorker:
                 await self.bus.sessions.finish(spec.session_id, message.reason, worker_id=worker_id, epoch=epoch)
                 await self.bus.placement.vacate(worker_id, spec.model, spec.session_id, "closed")
         session.moved.set()
+        self._taken_in.set()
 
     async def _answer(self, session: _Owned, ask: Ask) -> None:
         try:

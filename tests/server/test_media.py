@@ -12,7 +12,7 @@ import pytest
 from server.settings import Limits
 from tests.server.conftest import Served
 from tests.server.fake_worker import FakeWorker
-from tests.server.wire import picture, video_file
+from tests.server.wire import picture, until, video_file
 
 pytestmark = pytest.mark.e2e
 
@@ -42,10 +42,7 @@ async def test_a_whole_file(gateway: Served, worker: FakeWorker, form: str, kind
         "duration_ms": 2000,
         "damaged": 0,
     }
-    async with asyncio.timeout(10):
-        while not worker.owned[session["id"]].ends:
-            await asyncio.sleep(0.01)
-    owned = worker.owned[session["id"]]
+    owned = await worker.saw(session["id"], lambda owned: bool(owned.ends))
     assert owned.seen == [(0, "red"), (500, "red"), (1000, "blue"), (1500, "blue")]
     assert owned.ends == [1500]
     if form == "mp4":
@@ -63,26 +60,26 @@ async def test_a_complete_session_waits_for_its_worker(gateway: Served, worker: 
     colours = ["red", "blue"] * 60
     taking = asyncio.create_task(post(gateway, session, "video/mp4", video_file(colours)))
     backlog = gateway.server._app.state.gateway.settings.limits.backlog
-    lanes = worker.bus.lanes
-    async with asyncio.timeout(20):
-        while (waiting := (await lanes.backlog(session["id"]))["video"]) <= backlog:
-            await asyncio.sleep(0.01)
-    assert waiting == backlog + 1
+
+    async def waiting() -> int:
+        return (await worker.bus.lanes.backlog(session["id"]))["video"]
+
+    async def full() -> bool:
+        return await waiting() > backlog
+
+    await until(full)
+    assert await waiting() == backlog + 1
     worker.reading.set()
     assert (await taking).json()["frames"] == 120
-    async with asyncio.timeout(20):
-        while len(worker.owned[session["id"]].seen) < 120:
-            await asyncio.sleep(0.01)
-    assert [t for t, _ in worker.owned[session["id"]].seen] == [250 * number for number in range(120)]
+    owned = await worker.saw(session["id"], lambda owned: len(owned.seen) == 120)
+    assert [t for t, _ in owned.seen] == [250 * number for number in range(120)]
 
 
 async def test_sound_by_rest(gateway: Served, worker: FakeWorker) -> None:
     session = await gateway.open()
     taken = await post(gateway, session, "audio/L16;rate=16000;channels=1", bytes(32_000))
     assert (taken.json()["kind"], taken.json()["duration_ms"]) == ("sound", 1000)
-    async with asyncio.timeout(10):
-        while len(worker.owned[session["id"]].sounds) < 10:
-            await asyncio.sleep(0.01)
+    await worker.saw(session["id"], lambda owned: len(owned.sounds) == 10)
 
 
 async def test_what_cannot_be_media_is_named(gateway: Served, worker: FakeWorker) -> None:
@@ -123,8 +120,6 @@ async def test_a_pace_of_real_time_leaves_room_for_live_questions(gateway: Serve
     assert "frames" not in taken.json()
     busy = await post(gateway, session, "video/mp4", data)
     assert code(busy) == (409, "conflict")
-    async with asyncio.timeout(20):
-        while not worker.owned[session["id"]].ends:
-            await asyncio.sleep(0.01)
-    arrived = [item.arrived_at for item in worker.owned[session["id"]].pictures]
+    owned = await worker.saw(session["id"], lambda owned: bool(owned.ends))
+    arrived = [item.arrived_at for item in owned.pictures]
     assert arrived[-1] - arrived[0] >= 1.5

@@ -13,7 +13,7 @@ from protocol.bus import Bus
 from server.settings import Limits
 from tests.server.conftest import OTHER_KEY, Served
 from tests.server.fake_worker import FakeWorker
-from tests.server.wire import picture
+from tests.server.wire import picture, until
 
 pytestmark = pytest.mark.e2e
 
@@ -92,12 +92,13 @@ async def test_health_has_both_halves(gateway: Served, worker: FakeWorker) -> No
     session = await gateway.open()
     await post_picture(gateway, session, "red")
     await post_picture(gateway, session, "blue", at_ms=5000)
-    async with asyncio.timeout(10):
-        while True:
-            health = (await gateway.http.get(f"/v1/sessions/{session['id']}")).json()["health"]
-            if health["frames_out"] == 2 and health["trunk_time_ms"] == 5000:
-                break
-            await asyncio.sleep(0.05)
+
+    async def both() -> bool:
+        health.update((await gateway.http.get(f"/v1/sessions/{session['id']}")).json()["health"])
+        return health["frames_out"] == 2 and health["trunk_time_ms"] == 5000
+
+    health: dict[str, Any] = {}
+    await until(both)
     assert health["session_time_ms"] == 5000
     assert health["frames_prefilled"] == 2
     assert health["memory"]["tokens"] == 8
@@ -123,9 +124,11 @@ async def test_a_stream_of_events_goes_on_after_the_last_one_seen(gateway: Serve
     await ask(gateway, session, id="q2")
     path = f"/v1/sessions/{session['id']}"
     following = asyncio.create_task(stream(gateway, f"{path}/events", headers={"last-event-id": "0-0"}))
-    async with asyncio.timeout(10):
-        while not gateway.server._app.state.gateway.relay.sessions():
-            await asyncio.sleep(0.01)
+
+    async def followed() -> bool:
+        return bool(gateway.server._app.state.gateway.relay.sessions())
+
+    await until(followed)
     await gateway.http.delete(path)
     events = await following
     one_answer = ["answer.started", "answer.delta", "answer.done"]
@@ -154,10 +157,12 @@ async def test_an_answer_that_takes_long_can_be_asked_for_and_cancelled(gateway:
     worker.speaking.clear()
     asked = asyncio.create_task(ask(gateway, session, id="q1"))
     path = f"/v1/sessions/{session['id']}/questions/q1"
-    async with asyncio.timeout(10):
-        while (found := await gateway.http.get(path)).status_code == 404:
-            await asyncio.sleep(0.01)
-    assert found.json()["status"] == "running"
+
+    async def accepted() -> bool:
+        return (await gateway.http.get(path)).status_code == 200
+
+    await until(accepted)
+    assert (await gateway.http.get(path)).json()["status"] == "running"
     assert (await gateway.http.delete(path)).status_code == 202
     assert (await asked).json()["status"] == "cancelled"
 

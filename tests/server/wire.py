@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from fractions import Fraction
 from typing import Any
 
@@ -68,6 +68,13 @@ def video_file(
                 container.mux(tone.encode(silence))
             container.mux(tone.encode(None))
     return out.getvalue()
+
+
+async def until(arrived: Callable[[], Awaitable[bool]], limit_s: float = 15.0) -> None:
+    """Wait for what no event tells of; fails after ``limit_s``."""
+    async with asyncio.timeout(limit_s):
+        while not await arrived():  # noqa: ASYNC110 - it is another process, or the bus, that is waited for
+            await asyncio.sleep(0.02)
 
 
 async def hear(socket: ClientConnection, wanted: Callable[[Event], bool] | str, limit_s: float = 15.0) -> Event:
