@@ -110,6 +110,25 @@ def test_re_anchoring_changes_no_answer_while_nothing_is_dropped(rig: Callable[.
     assert answers[0] == answers[1]
 
 
+def test_a_live_answer_goes_on_over_a_re_anchoring(rig: Callable[..., Rig]) -> None:
+    answers = []
+    for moved in (0, 1000):
+        r = rig()
+        r.open()
+        r.push(0)
+        r.ask(mode="live", max_tokens=8)
+        while len(r.answer()) < 3:
+            r.engine.step()
+        timeline = r.engine.sessions["s"].timeline
+        timeline.trunk.turn(moved)
+        timeline.clock, timeline.moved = timeline.clock.shifted(-moved), moved
+        r.push(1000)
+        r.run()
+        answers.append(r.answer())
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 4, "choose another seed: the answer is too short"
+
+
 def test_a_frame_costs_the_same_however_old_the_session_is(rig: Callable[..., Rig]) -> None:
     r, ruler = measured(rig)
     r.open(budget_tokens=512)

@@ -253,6 +253,30 @@ def test_late_frames_are_dropped_and_counted_in_live_sessions_only(rig: Callable
         assert len({event.slot for event in r.said(FrameTaken)}) == 3
 
 
+def test_nothing_is_written_before_the_header(rig: Callable[..., Rig]) -> None:
+    r = rig(step_tokens=16, floor_tokens=16)
+    for name, deadline in (("a", 3.0), ("b", 2.0), ("c", 1.0)):
+        r.open(name)
+        r.push(0, name, deadline=deadline)
+    r.run()
+    for session in r.engine.sessions.values():
+        assert [block.kind.name for block in session.trunk.blocks] == ["SYSTEM", "FRAME"]
+
+
+def test_sessions_whose_frames_are_equally_urgent_take_turns(rig: Callable[..., Rig]) -> None:
+    r = rig(step_tokens=16, floor_tokens=16, step_pictures=1)
+    for name in ("a", "b", "c"):
+        r.open(name)
+    r.run()
+    for t_ms in range(0, 4000, 1000):
+        for name in ("a", "b", "c"):
+            r.push(t_ms, name)
+    r.run()
+    order = [event.session_id for event in r.said(FrameTaken)]
+    for start in range(0, 12, 3):
+        assert set(order[start : start + 3]) == {"a", "b", "c"}, order
+
+
 # --- what is refused, and how things end ------------------------------------------------------------------------------
 
 
