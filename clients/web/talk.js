@@ -74,7 +74,7 @@ export class Talk {
   #finish(answer, message) {
     if (message.text) answer.text.textContent = message.text;
     const cancelled = message.finish_reason === "cancelled";
-    answer.note.textContent = cancelled ? "cancelled" : moment(message);
+    answer.note.textContent = cancelled ? "cancelled" : moment({ ...message, mode: answer.request.mode });
     this.#settle(answer, "done");
   }
 

@@ -32,6 +32,10 @@ pytestmark = pytest.mark.unit
         ("starting", client.UnavailableError),
         ("rate_limited", client.UnavailableError),
         ("session_closed", client.SessionClosedError),
+        ("worker_lost", client.AnswerError),
+        ("log_lost", client.AnswerError),
+        ("timeout", client.ServerError),
+        ("internal", client.ServerError),
     ],
 )
 def test_code_names_the_class(code: str, kind: type[client.ServerError]) -> None:

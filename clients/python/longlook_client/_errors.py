@@ -101,6 +101,10 @@ _BY_CODE: Final[Mapping[str, type[ServerError]]] = {
     "starting": UnavailableError,
     "rate_limited": UnavailableError,
     "session_closed": SessionClosedError,
+    "worker_lost": AnswerError,
+    "log_lost": AnswerError,
+    "timeout": ServerError,
+    "internal": ServerError,
 }
 _BY_STATUS: Final[Mapping[int, type[ServerError]]] = {
     400: BadRequestError,
