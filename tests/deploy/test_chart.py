@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def test_lint_has_no_complaint() -> None:
         report = helm.lint(CHART, example(path.stem), strict=True)
         assert [message for message in report["messages"] if message["severity"] > 1] == []
         assert report["errors"] == []
+
+
+def test_a_packaged_chart_holds_the_dashboard_and_the_alerts_themselves(tmp_path: Path) -> None:
+    helm = pytest.importorskip("helm_python", reason=NEEDS)
+    with tarfile.open(helm.package(CHART, destination=tmp_path)) as archive:
+        for name in ("alerts.yaml", "longlook.json"):
+            packed = archive.extractfile(f"longlook/files/{name}")
+            assert packed is not None
+            assert packed.read() == (CHART / "files" / name).read_bytes()
 
 
 def test_no_two_objects_share_a_name(objects: list[Object]) -> None:

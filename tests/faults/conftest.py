@@ -5,6 +5,7 @@ import pytest
 
 from protocol.connection import Connection
 from tests.conformance.servers import Server, binary_of
+from tests.faults.leaks import lasting_keys
 from tests.faults.proxy import FaultProxy
 
 
@@ -16,10 +17,11 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 async def direct(valkey: Server) -> AsyncIterator[Connection]:
-    """A connection past the proxy, to an empty server."""
+    """A connection past the proxy, to an empty server. Fails a test that leaves a key there for ever."""
     connection = Connection(valkey.url)
     await connection.command("FLUSHALL")
     yield connection
+    assert await lasting_keys(connection) == []
     await connection.aclose()
 
 
