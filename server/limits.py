@@ -73,6 +73,13 @@ def check_origin(origin: str | None, host: str | None, allowed: tuple[str, ...])
     """
     if origin is None or origin in allowed:
         return
-    if host is not None and urlsplit(origin).netloc.lower() == host.lower():
-        return
-    raise ForbiddenOrigin("pages of this origin may not open sockets here")
+    if not host or _place(origin) != host.lower():
+        raise ForbiddenOrigin("pages of this origin may not open sockets here")
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin, empty for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

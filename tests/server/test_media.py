@@ -59,7 +59,7 @@ async def test_a_complete_session_waits_for_its_worker(gateway: Served, worker: 
     worker.reading.clear()
     colours = ["red", "blue"] * 60
     taking = asyncio.create_task(post(gateway, session, "video/mp4", video_file(colours)))
-    backlog = gateway.server._app.state.gateway.settings.limits.backlog
+    backlog: int = gateway.server._app.state.gateway.settings.limits.backlog
 
     async def waiting() -> int:
         return (await worker.bus.lanes.backlog(session["id"]))["video"]

@@ -95,7 +95,7 @@ async def test_health_has_both_halves(gateway: Served, worker: FakeWorker) -> No
 
     async def both() -> bool:
         health.update((await gateway.http.get(f"/v1/sessions/{session['id']}")).json()["health"])
-        return health["frames_out"] == 2 and health["trunk_time_ms"] == 5000
+        return bool(health["frames_out"] == 2 and health["trunk_time_ms"] == 5000)
 
     health: dict[str, Any] = {}
     await until(both)

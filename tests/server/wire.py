@@ -29,6 +29,11 @@ def chunk(codec: int, sequence: int, capture_s: float, data: bytes, *, track: in
     return struct.pack("!BBHIq", version, codec, track, sequence, round(capture_s * 1e6)) + data
 
 
+def frame_of(colour: str, size: tuple[int, int]) -> av.VideoFrame:
+    frame: av.VideoFrame = av.VideoFrame.from_image(Image.new("RGB", size, colour))  # type: ignore[no-untyped-call]
+    return frame
+
+
 def h264_units(colours: list[str], *, key_every: int = 4, size: tuple[int, int] = (160, 120)) -> list[bytes]:
     """One Annex B access unit for each colour."""
     context = av.CodecContext.create("libx264", "w")
@@ -37,7 +42,7 @@ def h264_units(colours: list[str], *, key_every: int = 4, size: tuple[int, int] 
     context.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(key_every)}
     units: list[bytes] = []
     for number, colour in enumerate(colours):
-        frame = av.VideoFrame.from_image(Image.new("RGB", size, colour))
+        frame = frame_of(colour, size)
         frame.pts = number
         units += [bytes(packet) for packet in context.encode(frame)]
     units += [bytes(packet) for packet in context.encode(None)]
@@ -58,7 +63,7 @@ def video_file(
             tone.layout = "mono"
         if video:
             for colour in colours:
-                container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (160, 120), colour))))
+                container.mux(stream.encode(frame_of(colour, (160, 120))))
             container.mux(stream.encode(None))
         if sound:
             for number in range(len(colours) * 48_000 // rate // 1024):

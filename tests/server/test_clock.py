@@ -1,0 +1,88 @@
+import pytest
+
+from server.media.clock import BackwardTime, SessionClock, Stamp
+
+pytestmark = pytest.mark.unit
+
+S = 1_000_000
+
+
+def test_the_first_chunk_is_zero_and_tracks_share_the_clock() -> None:
+    clock = SessionClock(lossless=False)
+    assert clock.newest_ms == -1
+    assert clock.capture(0, 50 * S, now=7.0) == Stamp(0)
+    assert clock.capture(1, 50 * S + 20_000, now=7.1) == Stamp(20)
+    assert clock.capture(2, 50 * S - 100_000, now=7.1) == Stamp(0), "a track that began a little earlier"
+    assert clock.capture(0, 51 * S, now=9.9) == Stamp(1000), "arrival does not stamp"
+    assert clock.newest_ms == 1000
+    assert clock.origin_us == 50 * S
+
+
+def test_capture_times_of_a_track_do_not_go_back() -> None:
+    clock = SessionClock(lossless=False)
+    clock.capture(0, 10 * S, now=0.0)
+    clock.capture(0, 12 * S, now=2.0)
+    with pytest.raises(BackwardTime):
+        clock.capture(0, 11 * S, now=2.1)
+    assert clock.capture(1, 11 * S, now=2.1) == Stamp(1000), "another track has its own order"
+    assert clock.capture(0, 12 * S, now=2.1) == Stamp(2000)
+
+
+def test_a_gap_is_told_and_a_jump_is_corrected() -> None:
+    clock = SessionClock(lossless=False)
+    clock.capture(0, 0, now=0.0)
+    assert clock.capture(0, 30 * S, now=30.0) == Stamp(30_000, gap_ms=30_000)
+    jumped = clock.capture(0, 10**12 * S, now=31.0)
+    assert (jumped.t_ms, jumped.jump_ms > 10**14) == (31_000, True)
+    assert clock.capture(0, (10**12 + 1) * S, now=32.0) == Stamp(32_000)
+
+
+def test_a_recording_runs_ahead_of_arrival() -> None:
+    clock = SessionClock(lossless=True)
+    clock.capture(0, 0, now=0.0)
+    assert clock.capture(0, 3600 * S, now=0.1) == Stamp(3_600_000, gap_ms=3_600_000)
+    assert clock.expected(now=99.0) == 3_600_000
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_connection_that_kept_its_clock_goes_on(lossless: bool) -> None:
+    clock = SessionClock(lossless=lossless)
+    clock.capture(0, 100 * S, now=0.0)
+    clock.capture(0, 105 * S, now=5.0)
+    clock.new_publisher()
+    assert clock.capture(0, 108 * S, now=8.3).t_ms == 8000
+
+
+@pytest.mark.parametrize(("lossless", "expected"), [(False, 8000), (True, 5000)])
+def test_a_connection_with_a_new_clock_goes_on_too(lossless: bool, expected: int) -> None:
+    clock = SessionClock(lossless=lossless)
+    clock.capture(0, 100 * S, now=0.0)
+    clock.capture(0, 105 * S, now=5.0)
+    clock.new_publisher()
+    assert clock.capture(0, 1 * S, now=8.0).t_ms == expected
+    assert clock.capture(0, 2 * S, now=9.0).t_ms == expected + 1000
+
+
+def test_another_gateway_takes_the_clock_up() -> None:
+    before = SessionClock(lossless=False)
+    before.capture(0, 100 * S, now=1000.0)
+    after = SessionClock(lossless=False, newest_ms=before.newest_ms, newest_at=1000.0, origin_us=before.origin_us)
+    assert after.capture(0, 103 * S, now=1003.2).t_ms == 3000
+
+
+def test_media_without_capture_time_follow_arrival_or_their_place() -> None:
+    clock = SessionClock(lossless=False)
+    assert clock.expected(now=5.0) == 0
+    assert clock.place(0, 0, now=5.0) == Stamp(0)
+    assert clock.expected(now=6.5) == 1500
+    assert clock.place(0, 4000, now=7.0) == Stamp(4000)
+    with pytest.raises(BackwardTime):
+        clock.place(0, 3999, now=7.0)
+    assert clock.capture(1, 77 * S, now=8.0).t_ms == 5000
+
+
+@pytest.mark.parametrize("capture_us", [-(2**63), 2**63 - 1])
+def test_absurd_capture_times_are_harmless(capture_us: int) -> None:
+    clock = SessionClock(lossless=False)
+    assert clock.capture(0, capture_us, now=0.0).t_ms == 0
+    assert 0 <= clock.capture(1, 2**63 - 1, now=1.0).t_ms <= 1001

@@ -1,0 +1,221 @@
+"""Decoder processes on real bytes, good and bad."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from PIL import Image
+
+from server.media.decoders import Decoder, DecoderLost, Nursery
+from server.media.jobs import (
+    Done,
+    Failed,
+    File,
+    Flush,
+    Job,
+    Opened,
+    Pcm,
+    PictureOut,
+    Result,
+    Setup,
+    SoundOut,
+    Still,
+    StillCodec,
+    Unit,
+)
+from tests.server.fake_worker import colour_of
+from tests.server.wire import h264_units, picture, video_file
+
+pytestmark = pytest.mark.e2e
+
+SETUP = Setup(width=64, height=48, fps=2.0, quality=90, max_pixels=4_000_000, memory_bytes=1 << 30, cpu_seconds=5)
+LIMIT_S = 10.0
+
+
+@pytest.fixture
+async def nursery() -> AsyncIterator[Nursery]:
+    async with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+async def decoder(nursery: Nursery) -> AsyncIterator[Decoder]:
+    decoder = await nursery.spawn(SETUP)
+    yield decoder
+    await decoder.close()
+
+
+async def results(decoder: Decoder, job: Job) -> list[Result]:
+    return [result async for result in decoder.run(job, LIMIT_S)]
+
+
+def pictures(found: list[Result]) -> list[tuple[int, str]]:
+    return [(result.t_ms, colour_of(result.jpeg)) for result in found if isinstance(result, PictureOut)]
+
+
+@pytest.mark.parametrize(("codec", "form"), [("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])
+async def test_pictures_come_out_as_jpeg_of_the_models_size(decoder: Decoder, codec: StillCodec, form: str) -> None:
+    out, done = await results(decoder, Still(codec=codec, t_ms=7, data=picture("red", form, (640, 480))))
+    assert isinstance(out, PictureOut)
+    assert (out.t_ms, out.width, out.height, colour_of(out.jpeg)) == (7, 64, 48, "red")
+    assert out.jpeg.startswith(b"\xff\xd8\xff")
+    assert done == Done()
+
+
+async def test_a_picture_is_turned_upright(decoder: Decoder) -> None:
+    image = Image.new("RGB", (40, 80), "red")
+    image.paste((0, 0, 255), (0, 40, 40, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    out = io.BytesIO()
+    image.save(out, "JPEG", exif=exif)
+    found, _ = await results(decoder, Still(codec="jpeg", t_ms=0, data=out.getvalue()))
+    assert isinstance(found, PictureOut)
+    upright = Image.open(io.BytesIO(found.jpeg)).convert("RGB")
+    assert upright.getpixel((32, 5))[2] > 200  # type: ignore[index]
+    assert upright.getpixel((32, 43))[0] > 200  # type: ignore[index]
+
+
+async def test_units_are_all_decoded_and_the_wanted_come_out(decoder: Decoder) -> None:
+    found: list[Result] = []
+    for number, unit in enumerate(h264_units(["red", "lime", "blue", "white"])):
+        found += await results(decoder, Unit(track=3, t_ms=100 * number, data=unit, keep=number % 2 == 0))
+    found += await results(decoder, Flush())
+    assert pictures(found) == [(0, "red"), (200, "blue")]
+    assert {out.track for out in found if isinstance(out, PictureOut)} == {3}
+
+
+async def test_after_a_lost_or_broken_unit_decoding_waits_for_a_key_frame(decoder: Decoder) -> None:
+    units = h264_units(["red"] * 4 + ["blue"] * 4, key_every=4)
+    wants = []
+    for number, data in enumerate([units[1], units[0], units[1], bytes(50), units[2], units[4], units[5]]):
+        found = await results(decoder, Unit(track=0, t_ms=number, data=data, keep=True))
+        wants.append(found[-1])
+    assert [isinstance(last, Done) and last.need_keyframe for last in wants] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    last = await results(decoder, Unit(track=0, t_ms=9, data=units[6], keep=True, fresh=True))
+    assert last == [Done(need_keyframe=True)]
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (8_000, 1), (44_100, 2)])
+async def test_sound_becomes_sixteen_kilohertz_mono_in_pieces(decoder: Decoder, rate: int, channels: int) -> None:
+    found: list[Result] = []
+    for tenth in range(10):
+        data = bytes(2 * channels * (rate // 10))
+        found += await results(decoder, Pcm(track=1, t_ms=500 + 100 * tenth, rate=rate, channels=channels, data=data))
+    found += await results(decoder, Flush())
+    sounds = [result for result in found if isinstance(result, SoundOut)]
+    assert [sound.t_ms for sound in sounds[:10]] == [500 + 100 * number for number in range(10)]
+    assert {len(sound.pcm) for sound in sounds[:9]} == {3200}
+    assert sum(len(sound.pcm) for sound in sounds) == pytest.approx(32_000, abs=100)
+
+
+async def test_a_gap_in_sound_starts_a_new_run(decoder: Decoder) -> None:
+    found: list[Result] = []
+    for t_ms in (0, 50, 5000):
+        found += await results(decoder, Pcm(track=1, t_ms=t_ms, rate=16_000, channels=1, data=bytes(1600)))
+    found += await results(decoder, Flush())
+    sounds = [(result.t_ms, len(result.pcm)) for result in found if isinstance(result, SoundOut)]
+    assert sounds == [(0, 3200), (5000, 1600)]
+
+
+async def test_a_file_whose_index_is_at_its_end(nursery: Nursery) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(video_file(["red"] * 4 + ["blue"] * 4, sound=True))
+        file.seek(0)
+        decoder = await nursery.spawn(SETUP, file.fileno())
+        found = await results(decoder, File(demuxer="mp4"))
+        await decoder.close()
+    assert isinstance(found[0], Opened)
+    assert found[0].audio
+    assert pictures(found) == [(0, "red"), (500, "red"), (1000, "blue"), (1500, "blue")]
+    assert found[-1] == Done(duration_ms=2000)
+    assert sum(isinstance(result, SoundOut) for result in found) == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_garbage_is_refused_and_the_decoder_goes_on(decoder: Decoder, seed: int) -> None:
+    source = random.Random(seed)
+    red = picture("red")
+    codecs: list[StillCodec] = ["jpeg", "png", "webp"]
+    for codec in codecs:
+        for data in (source.randbytes(2000), picture("red", codec)[:60], b""):
+            assert isinstance((await results(decoder, Still(codec=codec, t_ms=0, data=data)))[-1], Failed)
+    for _ in range(10):
+        damaged = bytearray(red)
+        for _ in range(5):
+            damaged[source.randrange(len(damaged))] = source.randrange(256)
+        found = await results(decoder, Still(codec="jpeg", t_ms=0, data=bytes(damaged)))
+        assert isinstance(found[-1], Done | Failed)
+    odd = await results(decoder, Pcm(track=1, t_ms=0, rate=16_000, channels=1, data=b"odd"))
+    assert isinstance(odd[-1], Failed)
+    assert pictures(await results(decoder, Still(codec="jpeg", t_ms=1, data=red))) == [(1, "red")]
+
+
+async def test_more_pixels_than_allowed_are_refused_by_the_decoder_too(decoder: Decoder) -> None:
+    large = picture("red", "PNG", (2001, 2000))
+    assert isinstance((await results(decoder, Still(codec="png", t_ms=0, data=large)))[-1], Failed)
+    unit = h264_units(["red"], size=(2048, 2048))[0]
+    assert (await results(decoder, Unit(track=0, t_ms=0, data=unit, keep=True)))[-1] == Done(need_keyframe=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such limit")
+async def test_memory_has_a_limit(nursery: Nursery) -> None:
+    small = await nursery.spawn(msgspec.structs.replace(SETUP, memory_bytes=200 << 20, max_pixels=100_000_000))
+    large = picture("red", "PNG", (9000, 9000))
+    try:
+        found = await results(small, Still(codec="png", t_ms=0, data=large))
+        assert isinstance(found[-1], Failed)
+    except DecoderLost:
+        pass
+    await small.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_a_decoder_holds_nothing_of_the_gateways(decoder: Decoder) -> None:
+    await results(decoder, Flush())
+    held = {os.readlink(f"/proc/{decoder.pid}/fd/{number}") for number in os.listdir(f"/proc/{decoder.pid}/fd")}
+    assert len([name for name in held if name.startswith("socket:")]) == 1
+    assert held - {name for name in held if name.startswith("socket:")} == {"/dev/null"}
+    environment = Path(f"/proc/{decoder.pid}/environ").read_text()  # noqa: ASYNC240 - /proc does not block
+    assert {entry.partition("=")[0] for entry in environment.split("\0")} <= {"PATH", "LC_CTYPE", ""}
+
+
+async def test_a_decoder_that_hangs_is_killed_and_another_takes_its_place(nursery: Nursery, decoder: Decoder) -> None:
+    os.kill(decoder.pid, signal.SIGSTOP)
+    with pytest.raises(DecoderLost):
+        async for _ in decoder.run(Flush(), 0.2):
+            pass
+    with pytest.raises(DecoderLost):
+        await results(decoder, Flush())
+    fresh = await nursery.spawn(SETUP)
+    assert pictures(await results(fresh, Still(codec="jpeg", t_ms=0, data=picture("red")))) == [(0, "red")]
+    await fresh.close()
+
+
+async def test_a_nursery_that_dies_is_started_again(nursery: Nursery) -> None:
+    first = await nursery.spawn(SETUP)
+    assert nursery._forker is not None
+    nursery._forker._process.kill()
+    nursery._forker._process.wait()
+    second = await nursery.spawn(SETUP)
+    assert nursery.restarts == 1
+    assert pictures(await results(second, Still(codec="jpeg", t_ms=0, data=picture("red")))) == [(0, "red")]
+    await first.close()
+    await second.close()
