@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from tomllib import TOMLDecodeError
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from launcher.settings import Settings, put_flags
@@ -56,9 +59,10 @@ def serve(
     redis_url: RedisUrl = None,
 ) -> None:
     """Run everything on this machine: an embedded Valkey (unless REDIS_URL is set), a worker and the gateway."""
-    from launcher.serve import Plan, free_port, new_key
+    from launcher.serve import Plan, free_port, new_key, port_problem
     from launcher.serve import serve as run
     from protocol.logs import configure_logs
+    from server.auth import parse_keys
     from server.settings import Settings as GatewaySettings
     from workers.settings import Settings as WorkerSettings
 
@@ -70,6 +74,12 @@ def serve(
     if gateway.port == 0:
         put_flags({"port": free_port(gateway.host)})
         gateway = GatewaySettings()
+    if problem := port_problem(gateway.host, gateway.port):
+        _fail(f"the gateway cannot listen on {problem}")
+    try:
+        parse_keys(gateway.api_keys.get_secret_value())
+    except ValueError as error:
+        _fail(str(error))
     key = ""
     if not gateway.api_keys.get_secret_value() and gateway.api_keys_file is None:
         key = new_key()
@@ -84,7 +94,7 @@ def serve(
     )
     try:
         raise typer.Exit(asyncio.run(run(Settings(), plan, typer.echo)))
-    except ValkeyMissing as error:
+    except (ValkeyMissing, PermissionError) as error:
         _fail(str(error))
 
 
@@ -131,8 +141,18 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    app()
+    """Entry point of the console script. A setting that makes no sense is told by its name, never by its value."""
+    try:
+        app()
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)]
+        problem = "wrong settings: " + "; ".join(wrong)
+    except TOMLDecodeError as error:
+        problem = f"longlook.toml cannot be read: {error}"
+    else:
+        return
+    typer.echo(f"longlook: {problem}", err=True)
+    sys.exit(MISCONFIGURED)
 
 
 def _redis_url() -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from launcher.serve import port_problem
 from launcher.settings import Settings
 from launcher.valkey import ValkeyMissing, bundled_binary
 from protocol.bus import Bus
@@ -84,16 +84,11 @@ async def redis(settings: Settings) -> Check:
 
 
 def port() -> Check:
+    """Whether the gateway can listen where it is set to."""
     settings = GatewaySettings()
-    address = f"{settings.host}:{settings.port}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            return Check("port", False, f"{address}: {error.strerror}", "stop what listens there, or choose --port")
-    return Check("port", True, f"{address} is free")
+    problem = port_problem(settings.host, settings.port)
+    found = problem or f"{settings.host}:{settings.port} is free"
+    return Check("port", not problem, found, "stop what listens there, or choose --port")
 
 
 def _module(name: str, advice: str, more: Callable[[], str]) -> Check:

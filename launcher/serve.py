@@ -9,16 +9,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from launcher.settings import Settings
 from launcher.supervisor import CannotStart, Program, keep_running
-from launcher.valkey import bundled_binary, private_socket, server_command, socket_url
+from launcher.valkey import bundled_binary, last_words, private_socket, server_command, socket_url
 from protocol.bus import Bus
 from protocol.errors import BusUnavailable
 
@@ -54,6 +55,18 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def port_problem(host: str, port: int) -> str:
+    """Why nothing can listen there, or nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return f"{host}:{port}: {error.strerror}"
+    return ""
+
+
 def new_key() -> str:
     """A random API key, good for 192 bits."""
     return f"ll_{secrets.token_urlsafe(24)}"
@@ -69,32 +82,39 @@ async def serve(settings: Settings, plan: Plan, tell: Tell) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stopper(stopping))
     with ExitStack() as stack:
-        url, programs = settings.redis_url, []
-        if not url:
-            path = stack.enter_context(private_socket())
-            url = socket_url(path)
-            command = server_command(bundled_binary(), path, megabytes=settings.redis_megabytes)
-            programs.append(Program("valkey", command))
-        os.environ["LONGLOOK_REDIS_URL"] = url
-        programs.append(Program("worker", _command("worker"), plan.worker_drain_s + DRAIN_MARGIN_S))
-        programs.append(Program("gateway", _command("gateway"), plan.gateway_drain_s + DRAIN_MARGIN_S))
-        _greet(plan, embedded=not settings.redis_url, tell=tell)
-        return await _supervise(programs, url, plan, stopping, tell)
+        path = None if settings.redis_url else stack.enter_context(private_socket())
+        os.environ["LONGLOOK_REDIS_URL"] = settings.redis_url or socket_url(path or Path())
+        _greet(plan, embedded=path is not None, tell=tell)
+        try:
+            return await _supervise(_programs(settings, plan, path), plan, stopping, tell)
+        except BusUnavailable as error:
+            tell(f"{error.message}. {last_words(path) if path else 'Is REDIS_URL right, and its server running?'}")
+        except CannotStart as error:
+            tell(str(error))
+        return 1
 
 
-async def _supervise(programs: list[Program], url: str, plan: Plan, stopping: asyncio.Event, tell: Tell) -> int:
+def _programs(settings: Settings, plan: Plan, path: Path | None) -> list[Program]:
+    """In the order in which they start."""
+    programs = [
+        Program("worker", _command("worker"), plan.worker_drain_s + DRAIN_MARGIN_S),
+        Program("gateway", _command("gateway"), plan.gateway_drain_s + DRAIN_MARGIN_S),
+    ]
+    if path is None:
+        return programs
+    return [Program("valkey", server_command(bundled_binary(), path, megabytes=settings.redis_megabytes)), *programs]
+
+
+async def _supervise(programs: Sequence[Program], plan: Plan, stopping: asyncio.Event, tell: Tell) -> int:
     tasks: list[asyncio.Task[None]] = []
     watch = asyncio.ensure_future(stopping.wait())
     try:
         for program in programs:
+            if program.name != "valkey":
+                await _bus_answers(os.environ["LONGLOOK_REDIS_URL"])
             tasks.append(asyncio.create_task(keep_running(program), name=program.name))
-            if program.name == "valkey":
-                await _bus_answers(url)
         tasks.append(asyncio.create_task(_announce(plan, tell), name="ready"))
         return await _first_failure(tasks, watch)
-    except (BusUnavailable, CannotStart) as error:
-        tell(str(error))
-        return 1
     finally:
         watch.cancel()
         for task in reversed(tasks):

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+LOG = "server.log"
+LONGEST_FOLDER = 50  # a socket's whole path has 104 bytes on the narrowest system
+
 
 class ValkeyMissing(Exception):
     """There is no bundled server for this machine; the message says what to do."""
@@ -39,14 +42,15 @@ def server_command(binary: Path | str, socket: Path, *, megabytes: int) -> list[
         *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
         *("--save", "", "--appendonly", "no", "--dir", str(socket.parent)),
         *("--maxmemory", f"{megabytes}mb", "--maxmemory-policy", "noeviction"),
-        *("--daemonize", "no", "--loglevel", "warning", "--logfile", str(socket.parent / "server.log")),
+        *("--daemonize", "no", "--loglevel", "warning", "--logfile", str(socket.parent / LOG)),
     ]
 
 
 @contextmanager
 def private_socket() -> Iterator[Path]:
     """A socket path in a directory that only this user can enter; removes what killed launchers left behind."""
-    root = Path(tempfile.gettempdir()) / f"longlook-{os.getuid()}"
+    temporary = tempfile.gettempdir()
+    root = Path(temporary if len(temporary) <= LONGEST_FOLDER else "/tmp") / f"longlook-{os.getuid()}"  # noqa: S108
     root.mkdir(mode=0o700, exist_ok=True)
     if root.stat().st_uid != os.getuid() or root.stat().st_mode & 0o077:
         raise PermissionError(f"{root} must belong to this user and be closed to others (mode 0700)")
@@ -58,6 +62,12 @@ def private_socket() -> Iterator[Path]:
         yield folder / "s.sock"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def last_words(socket: Path) -> str:
+    """The end of the log of a server that did not start."""
+    log = socket.parent / LOG
+    return log.read_text(errors="replace")[-500:].strip() if log.exists() else ""
 
 
 def socket_url(socket: Path) -> str:

@@ -30,15 +30,46 @@ def main(settings: Settings) -> int:
     """
     configure_logs("worker", settings.log_level)
     try:
-        return asyncio.run(_serve(settings))
-    except* EngineDied as died:
-        log.error("the engine died: %s", _first(died))
-    except* BusUnavailable as unreachable:
-        log.error("no bus: %s", _first(unreachable))
+        return asyncio.run(_serve(settings, Stop()))
+    except asyncio.CancelledError:
+        return OK  # asked to end before there was anything to hand over
+    except (BaseExceptionGroup, BusUnavailable, TimeoutError) as failed:
+        error = _first(failed)
+        if not isinstance(error, EngineDied | BusUnavailable | TimeoutError):
+            raise
+        log.error("the worker ends: %s", error or "the model took too long to load")
     return FAILED
 
 
-async def _serve(settings: Settings) -> int:
+class Stop:
+    """What a signal does: it cancels what is being started, or drains the worker; the second one waits for nothing."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._starting: asyncio.Task[object] | None = None
+        self._worker: Worker | None = None
+
+    def install(self) -> None:
+        """For the task that starts the worker."""
+        self._starting = asyncio.current_task()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
+
+    def started(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def _stop(self) -> None:
+        if self._asked:
+            os._exit(FAILED)  # the engine ends with its socket
+        self._asked = True
+        if self._worker is not None:
+            self._worker.stop()
+        elif self._starting is not None:
+            self._starting.cancel()
+
+
+async def _serve(settings: Settings, stop: Stop) -> int:
+    stop.install()
     bus = await _connect(settings.redis_url)
     try:
         async with asyncio.TaskGroup() as group:
@@ -48,25 +79,15 @@ async def _serve(settings: Settings) -> int:
             except EngineDied as error:
                 log.error("the model cannot be served: %s", error)
                 return MISCONFIGURED
-            await _run(bus, engine, settings)
+            await _run(bus, engine, settings, stop)
     finally:
         await bus.aclose()
     return OK
 
 
-async def _run(bus: Bus, engine: EngineClient, settings: Settings) -> None:
+async def _run(bus: Bus, engine: EngineClient, settings: Settings, stop: Stop) -> None:
     worker = Worker(bus, engine, settings, ids.worker_id())
-    loop, asked = asyncio.get_running_loop(), False
-
-    def stop() -> None:
-        nonlocal asked
-        if asked:
-            os._exit(FAILED)  # asked twice: no time for anything; the engine ends with its socket
-        asked = True
-        worker.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    stop.started(worker)
     log.info("worker ready", extra={"model": engine.ready.card.name})
     try:
         await worker.run()
@@ -86,9 +107,8 @@ async def _connect(url: str) -> Bus:
         await asyncio.sleep(BUS_PAUSE_S)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first(error: BaseException) -> BaseException:
     """An exception out of a group of groups."""
-    error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,11 +1,13 @@
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from launcher.cli import app
+from launcher import serve
+from launcher.cli import app, main
 from launcher.serve import Plan, free_port
 from launcher.settings import Settings, put_flags
 from server.settings import Settings as GatewaySettings
@@ -120,3 +122,47 @@ def test_doctor_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status == 1
     assert "BAD  redis" in output
     assert "ok   python" in output
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["longlook", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_a_setting_that_makes_no_sense_is_told_by_name_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.environ["LONGLOOK_PORT"] = "hunter2"
+    assert run_main(monkeypatch, "config") == 78
+    told = capsys.readouterr().err
+    assert "PORT" in told.upper()
+    assert "hunter2" not in told
+
+
+def test_a_broken_file_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("longlook.toml").write_text("[gateway\n")
+    assert run_main(monkeypatch, "config") == 78
+    assert "longlook.toml cannot be read" in capsys.readouterr().err
+
+
+def test_serve_refuses_what_the_gateway_would_stumble_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, output = run("serve", "--port", str(taken.getsockname()[1]))
+    assert status == 78
+    assert "cannot listen" in output
+    os.environ["LONGLOOK_API_KEYS"] = "short"
+    status, output = run("serve", "--port", "0")
+    assert status == 78
+    assert "shorter than 16" in output
+
+
+def test_serve_without_the_bus_it_was_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "BUS_WAIT_S", 0.0)
+    status, output = run("serve", "--port", "0", "--redis-url", "unix:///nowhere/s.sock")
+    assert status == 1
+    assert "Is REDIS_URL right" in output
