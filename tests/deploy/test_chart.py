@@ -15,8 +15,21 @@ from server.drain import GRACE_S
 from server.routes import health
 from server.settings import Limits
 from server.settings import Settings as GatewaySettings
-from tests.deploy.charts import CHART, EXAMPLES, NEEDS, Object, example, kinds, merged, render, render_texts, the
+from tests.deploy.charts import (
+    CHART,
+    DEPLOY,
+    EXAMPLES,
+    NEEDS,
+    Object,
+    example,
+    kinds,
+    merged,
+    render,
+    render_texts,
+    the,
+)
 from tests.deploy.metrics import complaints
+from workers.main import BUS_WAIT_S
 from workers.settings import Settings as WorkerSettings
 
 pytestmark = pytest.mark.unit
@@ -181,6 +194,17 @@ def test_an_update_gives_each_worker_time_to_load_before_the_next_goes() -> None
     assert spec["progressDeadlineSeconds"] > 1800 + spec["minReadySeconds"]
 
 
+def test_a_worker_is_asked_by_the_check_of_its_image() -> None:
+    item = container(render(example("production")), "worker")
+    for probe in (item["startupProbe"], item["readinessProbe"]):
+        python, script = probe["exec"]["command"]
+        assert python == "python"
+        assert (DEPLOY.parent / Path(script).relative_to("/app")).is_file()
+    startup = item["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 1800 + BUS_WAIT_S
+    assert "livenessProbe" not in item  # the check needs the bus, and a restart brings none back
+
+
 def test_an_autoscaler_alone_says_how_many_pods_there_are() -> None:
     scaled = render(example("production"))
     fixed = render(example("trial"))
@@ -256,8 +280,8 @@ def test_named_ports_exist_where_they_are_named(objects: list[Object]) -> None:
     for item in containers(objects):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in item:
-                (action,) = [item[probe][key] for key in ("httpGet", "tcpSocket") if key in item[probe]]
-                assert action["port"] in ports[item["name"]]
+                actions = [item[probe][key] for key in ("httpGet", "tcpSocket") if key in item[probe]]
+                assert all(action["port"] in ports[item["name"]] for action in actions)
     for item in objects:
         component = item["metadata"]["labels"]["app.kubernetes.io/component"]
         if item["kind"] == "Service":
