@@ -13,7 +13,7 @@ from launcher.valkey import bundled_binary
 from protocol import keys
 from protocol.bus import Bus
 from protocol.connection import Connection
-from protocol.errors import NotFound, Starting
+from protocol.errors import BusUnavailable, NotFound, Starting
 from protocol.ids import START, EntryId
 from protocol.messages import (
     AnswerDelta,
@@ -29,6 +29,7 @@ from protocol.messages import (
     SessionSpec,
     Sound,
 )
+from protocol.retention import Retention
 from tests.conformance.servers import Server
 from tests.workers.fake_engine import CARD, FakeEngine
 from workers.engine.client import EngineDied
@@ -489,3 +490,29 @@ async def test_a_server_that_forgot_everything_costs_the_sessions_not_the_worker
         await advertised(bus, "w_a")
         await place(bus, make_spec(OTHER))
         await Client(bus, OTHER).said(Owned)
+
+
+async def test_a_bus_that_pauses_for_longer_than_the_lease_costs_nothing(server: Server, bus: Bus) -> None:
+    short = await Bus.connect(server.url, Retention(lease_ms=1000))
+    async with running(short, FakeEngine()) as worker:
+        await place(short, make_spec())
+        client = Client(short)
+        await client.said(Owned)
+        await client.show(make_picture(1))
+        connection = Connection(server.url)
+        await connection.command("CLIENT", "PAUSE", 2500)
+        await connection.aclose()
+
+        async def answered() -> bool:
+            try:
+                await short.lanes.ask(SESSION, ask)
+            except BusUnavailable:
+                return False
+            return True
+
+        ask = make_ask(at_ms=1000)
+        await until(answered)
+        said = await client.said(AnswerDone)
+        assert [type(output) for output in said].count(Owned) == 1
+        assert worker.sessions == [SESSION]
+    await short.aclose()
