@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 
+import uvloop
+
 from protocol.bus import Bus
 from protocol.errors import BusUnavailable
 from protocol.logs import configure_logs
@@ -26,7 +28,8 @@ def main() -> int:
     settings = Settings()
     configure_logs("gateway", settings.log_level)
     keyring = _keyring(settings)
-    return asyncio.run(serve(settings, keyring))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(settings, keyring))
 
 
 async def serve(settings: Settings, keyring: Keyring) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -72,23 +73,25 @@ class Dialogue:
     # --- the whole of it ----------------------------------------------------------------------------------------------
 
     async def run(self, after: EntryId | None) -> None:
-        """Accept the socket and serve it until either side ends it."""
-        metrics, begun = self._gateway.metrics, time.monotonic()
-        await self._websocket.accept()
-        metrics.websockets.inc()
-        with metrics.websockets_active.track_inprogress():
-            try:
-                await self._serve(after)
-            finally:
-                if self._ingest is not None:
-                    self._ingest.detach(self)
-                metrics.websocket_duration.observe(time.monotonic() - begun)
-                fields = {"session_id": self._session_id, "duration_ms": round((time.monotonic() - begun) * 1000)}
-                logger.info("live socket closed", extra=fields)
+        """Accept the socket and serve it until either side ends it.
 
-    async def _serve(self, after: EntryId | None) -> None:
+        Raises:
+            LonglookError: it cannot be served, and was not accepted.
+        """
         async with self._gateway.sessions.subscribe(self._session_id, after) as outputs:
-            await self._greet()
+            self._outbox.put(await self._greeting())
+            await self._websocket.accept()
+            metrics, begun = self._gateway.metrics, time.monotonic()
+            metrics.websockets.inc()
+            with metrics.websockets_active.track_inprogress():
+                await self._serve(outputs)
+            lasted = time.monotonic() - begun
+            metrics.websocket_duration.observe(lasted)
+            fields = {"session_id": self._session_id, "duration_ms": round(lasted * 1000)}
+            logger.info("live socket closed", extra=fields)
+
+    async def _serve(self, outputs: Subscription) -> None:
+        try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 others = [
@@ -99,20 +102,25 @@ class Dialogue:
                 await self._write()
                 for task in [*others, *filter(None, [self._ending])]:
                     task.cancel()
+        except Exception:
+            logger.exception("a live socket failed", extra={"session_id": self._session_id})
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await self._websocket.close(CloseCode.INTERNAL, "a fault of the gateway")
+        finally:
+            if self._ingest is not None:
+                self._ingest.detach(self)
 
-    async def _greet(self) -> None:
+    async def _greeting(self) -> dict[str, Any]:
         card = await self._gateway.board.card(self._record.spec.model)
-        self._outbox.put(
-            {
-                "type": "session.ready",
-                "session": self._session_id,
-                "resume_token": await self._resume_token(),
-                "session_time_ms": self._record.ingest.session_time_ms,
-                "settings": settings_body(self._record),
-                "capabilities": capabilities(card),
-                "resumed": self._resumed,
-            }
-        )
+        return {
+            "type": "session.ready",
+            "session": self._session_id,
+            "resume_token": await self._resume_token(),
+            "session_time_ms": self._record.ingest.session_time_ms,
+            "settings": settings_body(self._record),
+            "capabilities": capabilities(card),
+            "resumed": self._resumed,
+        }
 
     # --- what the client hears ----------------------------------------------------------------------------------------
 

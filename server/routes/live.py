@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from server.limits import check_origin
 from server.routes.dialogue import Dialogue
 from server.routes.streams import last_event
 
+logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
@@ -38,10 +40,10 @@ async def live(
             after = last_event(last_event_id)
             record, resumed = await _admit(gateway, websocket, session, token)
             held.enter_context(gateway.sockets.hold(record.spec.tenant, gateway.settings.limits.sockets))
+            await Dialogue(websocket, gateway, record, resumed=resumed).run(after)
         except LonglookError as error:
+            logger.info("live socket refused", extra={"code": error.code})
             await websocket.send_denial_response(error_response(error))
-            return
-        await Dialogue(websocket, gateway, record, resumed=resumed).run(after)
 
 
 async def _admit(

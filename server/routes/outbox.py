@@ -17,11 +17,8 @@ class CloseCode(IntEnum):
     """Why a live socket ends (RFC 6455 section 7.4, and our own from 4400 on)."""
 
     NORMAL = 1000
-    WRONG_KIND = 1003
     BAD_MESSAGE = 1007
     INTERNAL = 1011
-    UNAUTHORIZED = 4401
-    NOT_FOUND = 4404
     SLOW = 4408
     REPLACED = 4409
     SESSION_CLOSED = 4410
