@@ -14,6 +14,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,10 +33,15 @@ from longlook_client import AsyncAnswer, AsyncLiveSession, LonglookError
 RENDER_SECONDS: Final = 300.0
 QUESTIONS: Final = 3
 APART_SECONDS: Final = 3.0
+ATTEMPTS: Final = 3
 
 
 class DemoFailed(Exception):
     """The demo cannot go on; the message says why."""
+
+
+class TooFewQuestions(DemoFailed):
+    """About one clip in a hundred has nothing to ask for long stretches."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Question:
 
 
 def pick(truth: Path) -> list[Question]:
-    """Three questions of different kinds, as far apart as the clip allows. DemoFailed where it has too few."""
+    """Three questions of different kinds, as far apart as the clip allows. TooFewQuestions where it has not."""
     asked = json.loads(truth.read_text(encoding="utf-8"))["questions"]
     known = sorted(
         (Question(q["kind"], q["time"], q["text"], q["answer"], q["value"]) for q in asked), key=lambda q: q.time
@@ -61,9 +67,18 @@ def pick(truth: Path) -> list[Question]:
         if apart and question.kind not in {other.kind for other in picked}:
             picked.append(question)
     if len(picked) < QUESTIONS:
-        raise DemoFailed("the clip has too few questions; try another seed")
+        raise TooFewQuestions("the clip has too few questions; try another seed")
     step = (len(picked) - 1) / (QUESTIONS - 1)
     return [picked[round(n * step)] for n in range(QUESTIONS)]
+
+
+async def render_new(seconds: float, folder: Path) -> tuple[int, Path, list[Question]]:
+    """A clip that nobody has seen, with its random seed."""
+    for _ in range(ATTEMPTS):
+        seed = secrets.randbelow(2**31)
+        with suppress(TooFewQuestions):
+            return seed, *await render(seed, seconds, folder)
+    raise TooFewQuestions(f"{ATTEMPTS} clips had too few questions")
 
 
 async def render(seed: int, seconds: float, folder: Path) -> tuple[Path, list[Question]]:
@@ -125,19 +140,22 @@ async def tell(asked: Asked, console: Console) -> bool:
     async for delta in answer:
         console.print(Text(delta.text), end="")
     result = await answer.result()
-    right = _names(result.text, question.value)
+    right = names(result.text, question.value)
     first = f"   ({result.timing.first_token_ms:.0f} ms to the first word)"
     console.print(Text.assemble((first, "dim"), "\n", ("      truth   ", "cyan"), question.truth, " "), end="")
     console.print(Text("✓" if right else "✗", "green" if right else "red"))
     return right
 
 
-async def demonstrate(console: Console, seed: int, seconds: float, model: str | None) -> None:
+async def demonstrate(console: Console, seed: int | None, seconds: float, model: str | None) -> None:
     """The whole demo. Raises DemoFailed or LonglookError where it cannot go on."""
     with TemporaryDirectory(prefix="longlook-demo-") as name:
         folder = Path(name)
         with console.status("rendering a clip that nobody has seen ..."):
-            clip, questions = await render(seed, seconds, folder)
+            if seed is None:
+                seed, clip, questions = await render_new(seconds, folder)
+            else:
+                clip, questions = await render(seed, seconds, folder)
         console.print(f"A new clip of {seconds:.0f} s, seed {seed}, rendered just now.")
         console.print("Starting the server ...")
         async with serving(folder / "serve.log", model=model) as server:
@@ -159,7 +177,7 @@ async def watch(live: AsyncLiveSession, clip: Path, questions: list[Question], c
     return sum(told)
 
 
-def _names(text: str, value: str) -> bool:
+def names(text: str, value: str) -> bool:
     return re.search(rf"\b{re.escape(value.lower())}\b", text.lower()) is not None
 
 
@@ -175,7 +193,7 @@ def run(
     """Start everything, stream a clip that nobody has seen, ask three questions, print answers and truth."""
     console = Console(highlight=False)
     try:
-        asyncio.run(demonstrate(console, secrets.randbelow(2**31) if seed is None else seed, seconds, model))
+        asyncio.run(demonstrate(console, seed, seconds, model))
     except* (DemoFailed, ServerFailed, LonglookError) as failed:
         for error in _leaves(failed):
             console.print(Text(f"The demo failed: {error}", "red"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.demo import TooFewQuestions, _names, pick
+from launcher.demo import TooFewQuestions, names, pick
 
 MARK = "LONGLOOK_DEMO_TEST"
 
@@ -52,7 +52,7 @@ def test_a_clip_without_enough_to_ask_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_an_answer_is_right_if_it_names_the_value_as_a_word(text: str, value: str, right: bool) -> None:
-    assert _names(text, value) is right
+    assert names(text, value) is right
 
 
 def run_demo(mark: str, *arguments: str) -> subprocess.CompletedProcess[str]:
