@@ -10,6 +10,7 @@ from torch import Tensor
 from protocol.messages import ModelCard
 from workers.attention.plain import PlainAttention
 from workers.core import Attention, KVShape, KVStore, Turn
+from workers.engine.answers import Emit, Voice
 from workers.engine.batch import Runner
 from workers.engine.messages import (
     AskQuestion,
@@ -26,7 +27,7 @@ from workers.engine.messages import (
     StepStats,
 )
 from workers.engine.scheduler import StepLimits
-from workers.engine.session import Emit, Frame, Session, Voice, taken
+from workers.engine.session import Frame, Session, taken
 from workers.engine.settings import EngineSettings
 from workers.engine.stepper import Pixels, Stepper
 from workers.engine.timeline import Bounds

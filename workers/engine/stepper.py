@@ -44,7 +44,7 @@ class Stepper:
         for session in sessions:
             session.advance(now)
         texts = [session for session in sessions if session.texts]
-        branches = [(session, branch) for session in sessions for branch in session.branches]
+        branches = [(session, branch) for session in sessions for branch in session.answers.running]
         prompts = [(session, branch) for session, branch in branches if branch.unread]
         frames = [(session, frame) for session in sessions for frame in session.frames]
         if not (texts or branches or frames):
@@ -73,7 +73,7 @@ class Stepper:
         sayings = []
         for session in dict.fromkeys(session for session, _, _ in wanted):
             mine = [(branch, count) for owner, branch, count in wanted if owner is session and count]
-            sayings += [(session, saying) for saying in session.draw_sayings(mine)]
+            sayings += [(session, saying) for saying in session.answers.draw(mine)]
         if not sayings:
             return
         with self._timed("decoder_seconds"):
@@ -85,7 +85,7 @@ class Stepper:
                 self.counters.question_tokens += len(saying.span)
             else:
                 self.counters.decode_tokens += 1
-            session.said(saying, tokens.get(id(saying)))
+            session.answers.said(saying, tokens.get(id(saying)))
 
     def _write_texts(self, sessions: Sequence[Session]) -> None:
         drawn = [(session, session.draw_text()) for session in sessions]

@@ -60,10 +60,10 @@ def ask_while_it_changes(checkpoint: Checkpoint, mode: str, shown: list[NDArray[
     for second in range(4, SECONDS):
         push(second)
     # The frames come before the next token, so that what follows them is said in full knowledge of them.
-    session = rig.engine.sessions["s"]
-    branches, session.branches = session.branches, []
+    answers = rig.engine.sessions["s"].answers
+    running, answers.running = answers.running, []
     rig.run(check=False)
-    session.branches = branches
+    answers.running = running
     rig.run()
     return "".join(event.text for event in rig.said(Tokens))
 
