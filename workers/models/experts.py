@@ -47,7 +47,7 @@ class MixtureOfExperts(nn.Module):
 def multiply_groups(x: Tensor, weights: Tensor, stops: Tensor) -> Tensor:
     """Rows [n, inputs], those up to each of `stops` [groups] times the next of weights [groups, inputs, outputs].
 
-    Half precision off the CPU goes through the grouped kernel, which the host need not wait for; the rest one by one.
+    bfloat16 off the CPU goes through the grouped kernel, for which the host need not wait; the rest one by one.
     """
     if not len(x):
         return x.new_empty(0, weights.shape[-1])

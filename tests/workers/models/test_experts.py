@@ -68,10 +68,10 @@ def test_half_precision_off_the_processor_asks_nothing_of_the_host(layer: Mixtur
 def test_cuda_agrees_with_the_processor_and_with_itself(layer: MixtureOfExperts, tokens: int) -> None:
     x = torch.randn(tokens, 16).bfloat16()
     expected = layer.bfloat16().float()(x.float())
-    there = layer.to("cuda", torch.bfloat16)
+    there, x = layer.to("cuda", torch.bfloat16), x.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        once, again = there(x.cuda(non_blocking=True)), there(x.cuda(non_blocking=True))
+        once, again = there(x), there(x)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(once, again)
