@@ -309,30 +309,47 @@ return {'ok', total}
 """)
 
 # KEYS beats limits loads owned | session tokens life prefix_of_held only_worker
-# Least reserved first; the sum is taken under the script, so that two gateways cannot both have the last room.
+# Least reserved first; the sum is taken under the script, so that two gateways cannot both have the last room. Workers
+# whose load leaves no room are passed over without a look at their sessions, or a full fleet would cost everybody a walk
+# through all of them at each attempt. Reservations that lapsed there count until the worker's next beat, save in the few
+# that are looked at after all.
 RESERVE = Script("""
-local full = 0
-for _, worker in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
-  local until_ms = tonumber(redis.call('ZSCORE', KEYS[1], worker) or '0')
-  local limit = redis.call('HGET', KEYS[2], worker)
-  if until_ms > now and (ARGV[5] == '' or ARGV[5] == worker) then full = full + 1 end
-  if until_ms > now and limit and (ARGV[5] == '' or ARGV[5] == worker) then
-    local capacity, sessions = string.match(limit, '(%d+):(%d+)')
-    local held, total, count = ARGV[4] .. worker, 0, 0
-    local entries = redis.call('HGETALL', held)
-    for i = 1, #entries, 2 do
-      local tokens, expiry = string.match(entries[i + 1], '(%d+):(%d+)')
-      if tonumber(expiry) < now then redis.call('HDEL', held, entries[i])
-      elseif entries[i] ~= ARGV[1] then total, count = total + tokens, count + 1 end
-    end
-    if total + ARGV[2] <= tonumber(capacity) and count < tonumber(sessions) then
-      redis.call('HSET', held, ARGV[1], ARGV[2] .. ':' .. whole(now + ARGV[3]))
-      redis.call('ZADD', KEYS[3], total + ARGV[2], worker)
-      redis.call('ZADD', KEYS[4], whole(now + ARGV[3]), ARGV[1])
-      touch(3600000, held, KEYS[3], KEYS[4])
-      return {'ok', worker}
+local function reserve(worker, capacity, sessions)
+  local held, total, count = ARGV[4] .. worker, 0, 0
+  local entries = redis.call('HGETALL', held)
+  for i = 1, #entries, 2 do
+    local tokens, expiry = string.match(entries[i + 1], '(%d+):(%d+)')
+    if tonumber(expiry) < now then redis.call('HDEL', held, entries[i])
+    elseif entries[i] ~= ARGV[1] then total, count = total + tokens, count + 1 end
+  end
+  if total + ARGV[2] > tonumber(capacity) or count >= tonumber(sessions) then return end
+  redis.call('HSET', held, ARGV[1], ARGV[2] .. ':' .. whole(now + ARGV[3]))
+  redis.call('ZADD', KEYS[3], total + ARGV[2], worker)
+  redis.call('ZADD', KEYS[4], whole(now + ARGV[3]), ARGV[1])
+  touch(3600000, held, KEYS[3], KEYS[4])
+  return {'ok', worker}
+end
+local loads
+if ARGV[5] == '' then loads = redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES')
+else loads = {ARGV[5], redis.call('ZSCORE', KEYS[3], ARGV[5]) or '0'} end
+local full, passed_over = 0, {}
+for i = 1, #loads, 2 do
+  local worker = loads[i]
+  if tonumber(redis.call('ZSCORE', KEYS[1], worker) or '0') > now then
+    full = full + 1
+    local limit = redis.call('HGET', KEYS[2], worker)
+    if limit then
+      local capacity, sessions = string.match(limit, '(%d+):(%d+)')
+      if loads[i + 1] + ARGV[2] <= tonumber(capacity) then
+        local reply = reserve(worker, capacity, sessions)
+        if reply then return reply end
+      elseif #passed_over < 4 then table.insert(passed_over, {worker, capacity, sessions}) end
     end
   end
+end
+for _, worker in ipairs(passed_over) do
+  local reply = reserve(unpack(worker))
+  if reply then return reply end
 end
 return {'none', full, redis.call('ZCOUNT', KEYS[1], whole(now), '+inf')}
 """)

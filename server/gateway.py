@@ -105,6 +105,7 @@ async def _beat(gateway: Gateway) -> None:
         try:
             await gateway.bus.check()
             await gateway.board.refresh()
+            gateway.metrics.report_workers(gateway.board.workers)
             await gateway.feeds.publish()
             await gateway.questions.end_unowned()
             gateway.condition.bus_up = True

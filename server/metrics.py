@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from protocol.placement import WorkerState
 
 LATENCY_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -79,7 +83,25 @@ class Metrics:
         self.slow_readers = Counter(
             "longlook_slow_readers_total", "Clients that did not take what was sent to them in time.", registry=r
         )
+        self.workers = Gauge("longlook_workers", "Workers that take sessions.", ("model",), registry=r)
+        self.capacity_tokens = Gauge(
+            "longlook_capacity_tokens", "Tokens that those workers hold room for.", ("model",), registry=r
+        )
+        self.reserved_tokens = Gauge(
+            "longlook_reserved_tokens", "Tokens of that room that sessions have reserved.", ("model",), registry=r
+        )
         self.bus_up = Gauge("longlook_bus_up", "Whether the bus answered when last asked.", registry=r)
+
+    def report_workers(self, workers: Iterable[WorkerState]) -> None:
+        """The workers as last seen, by model. A model that no worker serves any more is left out."""
+        for gauge in (self.workers, self.capacity_tokens, self.reserved_tokens):
+            gauge.clear()
+        for worker in workers:
+            if not worker.card.draining:
+                model = worker.card.model.name
+                self.workers.labels(model).inc()
+                self.capacity_tokens.labels(model).inc(worker.card.capacity_tokens)
+                self.reserved_tokens.labels(model).inc(worker.reserved_tokens)
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

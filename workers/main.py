@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import time
+from contextlib import nullcontext
 
 from protocol import ids
 from protocol.bus import Bus
 from protocol.errors import BusUnavailable
 from protocol.logs import configure_logs
 from workers.engine.client import ClientLimits, EngineClient, EngineDied
+from workers.health import Health
 from workers.settings import Settings
 from workers.worker import Worker
 
@@ -58,6 +60,11 @@ class Stop:
     def started(self, worker: Worker) -> None:
         self._worker = worker
 
+    @property
+    def serving(self) -> bool:
+        """Whether the worker takes sessions: it is up, and nobody has asked it to end."""
+        return self._worker is not None and not self._asked
+
     def _stop(self) -> None:
         if self._asked:
             os._exit(FAILED)  # the engine ends with its socket
@@ -70,6 +77,12 @@ class Stop:
 
 async def _serve(settings: Settings, stop: Stop) -> int:
     stop.install()
+    health = Health(lambda: stop.serving)
+    async with health.serving(settings.health_host, settings.health_port) if settings.health_port else nullcontext():
+        return await _work(settings, stop)
+
+
+async def _work(settings: Settings, stop: Stop) -> int:
     bus = await _connect(settings.redis_url)
     try:
         async with asyncio.TaskGroup() as group:

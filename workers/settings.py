@@ -23,6 +23,8 @@ class Settings(BaseSettings):
 
     redis_url: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    health_host: str = "127.0.0.1"
+    health_port: int = Field(default=0, ge=0, le=65_535, description="serves /livez and /readyz; 0: nothing is served")
 
     model: str = Field(default="mini", description="bundled name, folder of weights, or organisation/name on the hub")
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
