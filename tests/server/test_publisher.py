@@ -1,0 +1,319 @@
+"""The publisher over lanes that refuse and fill up, and deliveries over a decoder that is a function."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
+
+import pytest
+
+from protocol.errors import BusUnavailable, LaneFull, Replaced, SessionClosed, TimedOut
+from protocol.ids import EntryId
+from protocol.lanes import Appended, Lanes
+from protocol.messages import IngestStats, Picture, Sound
+from server.media.clock import SessionClock
+from server.media.decoders import DecoderLost, Nursery
+from server.media.ingest import Ingest
+from server.media.jobs import Done, Failed, Job, PictureOut, Result, Setup, SoundOut, Still, Unit
+from server.media.publisher import LanePublisher
+from server.media.tally import Tally
+from server.media.tracks import Chunk, Codec
+from server.metrics import Metrics
+from server.settings import Limits
+from tests.server.wire import picture
+
+pytestmark = pytest.mark.unit
+
+
+class ListLanes:
+    """Lanes that keep what is appended; ``errors`` are raised first, one for each append."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.appended: list[tuple[int, int, Picture | Sound]] = []
+        self.errors = list(errors)
+        self.claims = 0
+        self.unread = 0
+        self.polls = 0
+
+    async def claim_publisher(self, session_id: str) -> int:
+        self.claims += 1
+        return self.claims
+
+    async def append(
+        self, session_id: str, generation: int, sequence: int, media: Picture | Sound, *, lossless: bool
+    ) -> Appended:
+        await asyncio.sleep(0)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.appended.append((generation, sequence, media))
+        self.unread += 1
+        return Appended(EntryId(generation, sequence), self.unread)
+
+    async def backlog(self, session_id: str) -> dict[str, int]:
+        self.polls += 1
+        self.unread = max(self.unread - 1, 0)
+        return {"video": self.unread, "audio": 0}
+
+
+def make_publisher(lanes: ListLanes, *, lossless: bool = False, stall_s: float = 5.0) -> LanePublisher:
+    return LanePublisher(cast(Lanes, cast(Any, lanes)), "s", lossless=lossless, backlog=2, stall_s=stall_s)
+
+
+def out(t_ms: int) -> PictureOut:
+    return PictureOut(t_ms=t_ms, width=8, height=8, jpeg=b"jpeg")
+
+
+async def test_sequences_count_in_each_lane() -> None:
+    lanes = ListLanes()
+    publisher = make_publisher(lanes)
+    await publisher.picture(out(0), 0.0)
+    await publisher.sound(SoundOut(t_ms=0, pcm=b"pcm"), 0.0)
+    await publisher.picture(out(1), 0.0)
+    assert [(generation, sequence, media.sequence) for generation, sequence, media in lanes.appended] == [
+        (1, 1, 1),
+        (1, 1, 1),
+        (1, 2, 2),
+    ]
+
+
+async def test_a_failing_bus_is_asked_again_with_the_same_id() -> None:
+    lanes = ListLanes(BusUnavailable("away"), BusUnavailable("away"))
+    await make_publisher(lanes).picture(out(0), 0.0)
+    assert [(generation, sequence) for generation, sequence, _ in lanes.appended] == [(1, 1)]
+
+
+async def test_a_replaced_publisher_claims_the_lanes_anew_when_it_is_used_again() -> None:
+    lanes = ListLanes(Replaced("newer"))
+    publisher = make_publisher(lanes)
+    with pytest.raises(Replaced):
+        await publisher.picture(out(0), 0.0)
+    await publisher.picture(out(1), 0.0)
+    assert [(generation, sequence) for generation, sequence, _ in lanes.appended] == [(2, 1)]
+
+
+async def test_nothing_outruns_the_reader_where_nothing_may_be_lost() -> None:
+    lanes = ListLanes(LaneFull("full"))
+    publisher = make_publisher(lanes, lossless=True)
+    for n in range(6):
+        await publisher.picture(out(n), 0.0)
+        assert lanes.unread <= 2
+    assert lanes.polls == 4
+    live = ListLanes()
+    for n in range(6):
+        await make_publisher(live).picture(out(n), 0.0)
+    assert live.polls == 0
+
+
+async def test_a_wait_for_the_reader_has_an_end() -> None:
+    with pytest.raises(TimedOut):
+        await make_publisher(ListLanes(*[LaneFull("full")] * 99), lossless=True, stall_s=0.05).picture(out(0), 0.0)
+
+
+class FunctionDecoder:
+    """Decodes at once; ``gate`` holds it back, ``lost`` makes it crash once, pictures that begin with ``bad`` fail."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.begun = asyncio.Event()
+        self.lost = False
+        self.spawned = 0
+        self.jobs: list[Job] = []
+
+    async def spawn(self, setup: Setup) -> FunctionDecoder:
+        self.spawned += 1
+        return self
+
+    async def run(self, job: Job, deadline_s: float) -> AsyncIterator[Result]:
+        self.jobs.append(job)
+        self.begun.set()
+        await self.gate.wait()
+        if self.lost:
+            self.lost = False
+            raise DecoderLost("crashed")
+        if isinstance(job, Still | Unit) and job.data.endswith(b"bad"):
+            yield Failed(code="bad_media", message="bad")
+            return
+        if isinstance(job, Still | Unit):
+            yield PictureOut(track=job.track, t_ms=job.t_ms, width=8, height=8, jpeg=b"jpeg")
+        yield Done()
+
+    async def close(self) -> None:
+        pass
+
+
+class Ears:
+    def __init__(self) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self.was_replaced = False
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+
+    def replaced(self) -> None:
+        self.was_replaced = True
+
+
+class Bench:
+    """An ingest with its surroundings, running."""
+
+    def __init__(self, *errors: Exception, lossless: bool = False, fps: float = 1.0) -> None:
+        self.lanes = ListLanes(*errors)
+        self.decoder = FunctionDecoder()
+        self.ears = Ears()
+        self.ingest = Ingest(
+            setup=Setup(width=8, height=8, fps=fps, quality=90, max_pixels=10**6, memory_bytes=0, cpu_seconds=1),
+            clock=SessionClock(lossless=lossless),
+            publisher=make_publisher(self.lanes, lossless=lossless),
+            nursery=cast(Nursery, cast(Any, self.decoder)),
+            limits=Limits(),
+            tally=Tally(Metrics(), IngestStats()),
+            lossless=lossless,
+        )
+
+    async def __aenter__(self) -> Bench:
+        self._task = asyncio.create_task(self.ingest.run())
+        self.ingest.attach(self.ears)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def send(self, sequence: int, second: float, data: bytes = b"", *, codec: Codec = Codec.JPEG) -> None:
+        await self.ingest.offer(
+            self.ears, Chunk(codec, 0, sequence, round(second * 1e6), picture("red", size=(8, 8)) + data)
+        )
+
+    def times(self) -> list[int]:
+        return [media.t_ms for _, _, media in self.lanes.appended]
+
+    async def flushed(self) -> list[int]:
+        await asyncio.wait_for(self.ingest.flush(), 5)
+        return self.times()
+
+
+async def test_the_latest_picture_wins_in_a_live_session() -> None:
+    async with Bench() as bench:
+        bench.decoder.gate.clear()
+        await bench.send(0, 0)
+        await bench.decoder.begun.wait()
+        for second in range(1, 6):
+            await bench.send(second, second)
+        bench.decoder.gate.set()
+        assert await bench.flushed() == [0, 5000]
+        stats = bench.ingest.stats()
+        assert (stats.frames_in, stats.frames_out, stats.frames_dropped) == (6, 2, {"superseded": 4})
+        assert list(bench.ingest.acknowledgements()) == [(0, 5, 6)]
+
+
+async def test_nothing_is_left_out_of_a_complete_session() -> None:
+    async with Bench(lossless=True) as bench:
+        bench.decoder.gate.clear()
+        for second in range(6):
+            await bench.send(second, second)
+        bench.decoder.gate.set()
+        assert await bench.flushed() == [0, 1000, 2000, 3000, 4000, 5000]
+
+
+async def test_a_picture_that_was_asked_about_is_not_replaced() -> None:
+    async with Bench() as bench:
+        bench.decoder.gate.clear()
+        await bench.send(0, 0)
+        await bench.decoder.begun.wait()
+        await bench.send(1, 1)
+        asked = asyncio.create_task(bench.ingest.asked())
+        await asyncio.sleep(0)
+        await bench.send(2, 2)
+        await bench.send(3, 3)
+        assert not asked.done()
+        bench.decoder.gate.set()
+        assert await asked == 1000
+        assert bench.times()[:2] == [0, 1000]
+        assert await bench.flushed() == [0, 1000, 3000]
+
+
+async def test_acknowledgements_follow_the_lane_not_the_socket() -> None:
+    async with Bench(lossless=True) as bench:
+        bench.decoder.gate.clear()
+        for n in range(4):
+            await bench.send(n, n)
+        assert list(bench.ingest.acknowledgements()) == []
+        bench.decoder.gate.set()
+        await bench.flushed()
+        await bench.send(4, 3.1)
+        assert list(bench.ingest.acknowledgements()) == [(0, 4, 5)], "left out by the frame rate, settled at once"
+
+
+async def test_a_bad_picture_is_named_and_its_place_is_the_next_ones() -> None:
+    async with Bench() as bench:
+        await bench.send(0, 0)
+        await bench.flushed()
+        await bench.send(1, 1, b"bad")
+        await bench.flushed()
+        await bench.send(2, 1.1)
+        assert await bench.flushed() == [0, 1100]
+        [event] = bench.ears.events
+        assert (event["error"]["code"], event["track"], event["sequence"]) == ("bad_media", 0, 1)
+
+
+async def test_a_lost_decoder_costs_one_chunk() -> None:
+    async with Bench() as bench:
+        bench.decoder.lost = True
+        await bench.send(0, 0)
+        await bench.flushed()
+        await bench.send(1, 1)
+        assert await bench.flushed() == [1000]
+        assert bench.decoder.spawned == 2
+        assert bench.ears.events[0]["error"]["code"] == "bad_media"
+
+
+async def test_capture_times_that_go_back_are_told_once() -> None:
+    async with Bench() as bench:
+        await bench.send(0, 5)
+        await bench.flushed()
+        await bench.send(1, 7)
+        with pytest.raises(Exception, match="must not go back"):
+            await bench.send(2, 6)
+        await bench.send(3, 6)
+        assert await bench.flushed() == [0, 2000]
+        assert bench.ingest.stats().frames_dropped == {"backward": 2}
+
+
+async def test_units_are_never_replaced_and_all_are_decoded() -> None:
+    async with Bench() as bench:
+        bench.decoder.gate.clear()
+        for n in range(10):
+            await bench.send(n, n / 10, codec=Codec.H264)
+        bench.decoder.gate.set()
+        await bench.flushed()
+        units = [job for job in bench.decoder.jobs if isinstance(job, Unit)]
+        assert [unit.keep for unit in units] == [True] + [False] * 8 + [True]
+        assert not any(unit.fresh for unit in units)
+        await bench.send(12, 1.2, codec=Codec.H264)
+        await bench.flushed()
+        assert isinstance(bench.decoder.jobs[-2], Unit)
+        assert bench.decoder.jobs[-2].fresh
+
+
+async def test_lanes_of_another_publisher_are_left_alone() -> None:
+    async with Bench(Replaced("newer")) as bench:
+        bench.decoder.gate.clear()
+        await bench.send(0, 0)
+        await bench.send(1, 1)
+        bench.decoder.gate.set()
+        async with asyncio.timeout(5):
+            while not bench.ears.was_replaced:  # noqa: ASYNC110 - a flag of the test's own
+                await asyncio.sleep(0)
+        with pytest.raises(Replaced):
+            await bench.send(2, 2)
+        assert bench.times() == []
+
+
+async def test_a_closed_sessions_media_have_nowhere_to_go() -> None:
+    async with Bench(SessionClosed("over")) as bench:
+        posted = await bench.ingest.post_picture("jpeg", picture("red"), 0, None, wait=True)
+        assert posted.settled is not None
+        with pytest.raises(SessionClosed):
+            await asyncio.wait_for(posted.settled, 5)
