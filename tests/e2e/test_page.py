@@ -169,7 +169,9 @@ async def test_ask_about_the_camera_and_survive_a_restart(scene: Scene, tmp_path
         assert console.take() == []
 
 
-async def test_a_wrong_key_is_asked_for_again_and_the_sample_clip_plays(scene: Scene, tmp_path: Path) -> None:
+async def test_a_wrong_key_the_sample_clip_and_a_session_that_is_closed_from_outside(
+    scene: Scene, tmp_path: Path
+) -> None:
     async def playing() -> bool:
         return await stream_seconds(page) >= 2
 
@@ -185,5 +187,11 @@ async def test_a_wrong_key_is_asked_for_again_and_the_sample_clip_plays(scene: S
         await page.get_by_role("button", name="Sample clip").click()
         await expect(page.get_by_role("status")).to_have_text("live")
         await eventually(playing)
+
+        [first] = await server.client.sessions()
+        await server.client.session(first.id).close()
+        await expect(page.get_by_text("a new one begins here")).to_be_visible()
+        await expect(page.get_by_role("status")).to_have_text("live")
+        assert first.id not in [info.id for info in await server.client.sessions() if info.state == "live"]
         await page.get_by_role("button", name="Stop").click()
         assert console.take() == []
