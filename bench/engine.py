@@ -56,7 +56,7 @@ def main() -> None:
     _print(report)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(asdict(report)) + "\n")
 
 
 def _spell_out(source: Path, folder: Path) -> str:
@@ -108,12 +108,15 @@ def _picture(repeat: int, number: int, side: int) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`figures` are the engine's; `arms` has all arms' medians by the number of keys; `raw` every frame's seconds."""
+    """`figures` are the engine's; `arms` has all arms' medians by the number of keys.
+
+    `raw` has, by arm and repeat, a row for each frame: keys held when it came, microseconds of each stage.
+    """
 
     machine: Facts
     figures: dict[str, float]
     arms: dict[str, dict[str, dict[str, float]]]
-    raw: dict[str, list[list[Stages]]]
+    raw: dict[str, list[list[tuple[int, int, int, int]]]]
 
 
 def _report(facts: Facts, runs: Runs) -> Report:
@@ -127,7 +130,13 @@ def _report(facts: Facts, runs: Runs) -> Report:
         "window_4000_over_1000": round(fps["window"]["4000"] / fps["window"]["1000"], 3),
         "transformers_4000_over_1000": round(fps["transformers"]["4000"] / fps["transformers"]["1000"], 3),
     }
-    return Report(facts, figures, arms, runs)
+    raw = {name: [[_row(frame) for frame in run] for run in repeats] for name, repeats in runs.items()}
+    return Report(facts, figures, arms, raw)
+
+
+def _row(frame: Stages) -> tuple[int, int, int, int]:
+    preprocess, vision, decoder = (round(1e6 * seconds) for seconds in (frame.preprocess, frame.vision, frame.decoder))
+    return frame.keys, preprocess, vision, decoder
 
 
 def _at(keys: int, runs: Runs, name: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import merged
-from workers.attention.plain import PlainAttention, attend
+from workers.attention.plain import PlainAttention, _attend_exact, attend
 from workers.core import KVStore, Part, Query
 from workers.models.rope import Rope, rotate
 
@@ -170,3 +170,12 @@ def test_merging_does_not_depend_on_where_the_cut_is(random: Callable[..., Tenso
         both = merged(pieces)
         torch.testing.assert_close(both.out, whole.out, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(both.lse, whole.lse, atol=1e-5, rtol=1e-5)
+
+
+def test_the_spelt_out_softmax_equals_the_fused_kernel(random: Callable[..., Tensor]) -> None:
+    """The one is used wherever the other does not exist."""
+    q, k, v, bias = random(2, 5, DIM), random(2, 30, DIM), random(2, 30, DIM), random(5, 30)
+    for given in (None, bias):
+        fused, exact = attend(q, k, v, given), _attend_exact(q, k, v, given)
+        torch.testing.assert_close(exact.out, fused.out, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(exact.lse, fused.lse, atol=1e-5, rtol=1e-5)
