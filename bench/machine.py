@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from bench.host import hardware
+
 Facts = dict[str, str | int | float]
 
 
@@ -19,8 +21,7 @@ def machine(device: str, threads: int) -> Facts:
     facts: Facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "processor": _processor(),
-        "cores": os.cpu_count() or 0,
+        "hardware": hardware(),
         "load_before": round(os.getloadavg()[0], 2),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "threads": threads,
@@ -30,17 +31,6 @@ def machine(device: str, threads: int) -> Facts:
     if device == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
     return facts | {name: version(name) for name in ("torch", "transformers")}
-
-
-def _processor() -> str:
-    """The processor's name; on Linux with its model number, since virtual machines often hide the name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    found = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in found.items()}
-    return f"{facts.get('model name', platform.machine())} (model {facts.get('model', '?')})"
 
 
 def _commit() -> str:
