@@ -77,7 +77,7 @@ async def redis(settings: Settings) -> Check:
             return Check("redis", False, "no embedded server", str(error))
     try:
         bus = await Bus.connect(settings.redis_url)
-    except (BusUnavailable, ValueError) as error:
+    except BusUnavailable as error:
         return Check("redis", False, str(error), "start it, or correct REDIS_URL")
     await bus.aclose()
     return Check("redis", True, "answers")

@@ -16,6 +16,8 @@ from redis.backoff import ExponentialBackoff
 from protocol.errors import BusFull, BusUnavailable
 from protocol.scripts import Script
 
+SCHEMES = ("redis://", "rediss://", "unix://")
+
 Argument = str | bytes | int | float
 
 
@@ -50,6 +52,8 @@ class Connection:
 
     def __init__(self, url: str, *, timeout: float = 2.0, retries: int = 3, pool: int = 64) -> None:
         self.url = url
+        if not url.startswith(SCHEMES):
+            raise BusUnavailable(f"the bus's address must begin with one of {', '.join(SCHEMES)}", retry_after=None)
         # The blocking pool makes callers wait for a connection where the plain one would refuse them.
         connections = BlockingConnectionPool.from_url(
             url,

@@ -310,9 +310,9 @@ return {'ok', total}
 
 # KEYS beats limits loads owned | session tokens life prefix_of_held only_worker
 # Least reserved first; the sum is taken under the script, so that two gateways cannot both have the last room. Workers
-# whose load leaves no room are passed over without a look at their sessions, or a full fleet would cost everybody a walk
-# through all of them at each attempt. Reservations that lapsed there count until the worker's next beat, save in the few
-# that are looked at after all.
+# whose load leaves no room are passed over without a look at their sessions, or a full fleet would cost everybody a
+# walk through all of them at each attempt. Reservations that lapsed there count until the worker's next beat, save in
+# the few that are looked at after all.
 RESERVE = Script("""
 local function reserve(worker, capacity, sessions)
   local held, total, count = ARGV[4] .. worker, 0, 0
