@@ -6,8 +6,9 @@ TORCH_SPEC ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VALIDATORS := $(if $(shell command -v npm),tests/deploy/node_modules)
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format bench image-check clean
 
 setup: $(STAMP)
 
@@ -30,12 +31,21 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup
+test: setup $(VALIDATORS)
 	$(BIN)/python -m pytest
+
+# Validators of the Kubernetes resources that the chart renders; without Node.js their tests are skipped, and say so.
+tests/deploy/node_modules: tests/deploy/package-lock.json
+	cd tests/deploy && npm ci --silent --no-audit --no-fund
+	touch $@
+
+image-check: setup
+	$(BIN)/python deploy/image_check.py
 
 bench: setup
 	$(BIN)/python -m bench.engine --device cpu
 	$(BIN)/python -m bench.live --sessions 6
+	$(BIN)/python -m bench.quality --suite first-light --seed 1
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
