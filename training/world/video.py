@@ -1,8 +1,9 @@
 """A script as an H.264 file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -31,9 +32,9 @@ def pictures(script: Script, rate: float, renderer: Renderer, *, blind: bool = F
         yield from (noisy * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def encode(frames: Iterator[NDArray[np.uint8]], rate: float, out: Path, crf: int = 26) -> None:
-    """Writes pictures as H.264 in the container that the ending of `out` names (mp4, h264 for a bare stream)."""
-    with av.open(str(out), "w") as container:
+def encode(frames: Iterable[NDArray[np.uint8]], rate: float, out: Path | BinaryIO, crf: int = 26) -> None:
+    """Writes pictures as H.264 to a file in the container that its name ends in, or to an open one as mp4."""
+    with av.open(str(out) if isinstance(out, Path) else out, "w", format=None if isinstance(out, Path) else "mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
@@ -42,3 +43,21 @@ def encode(frames: Iterator[NDArray[np.uint8]], rate: float, out: Path, crf: int
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def access_units(frames: Iterable[NDArray[np.uint8]], rate: float, crf: int = 26) -> Iterator[bytes]:
+    """Pictures as H.264 access units (Annex B, parameter sets at every key frame), as a camera sends them."""
+    context = av.CodecContext.create("libx264", "w")
+    context.width = context.height = SIDE
+    context.pix_fmt = "yuv420p"
+    context.framerate = Fraction(rate).limit_denominator(1000)
+    context.time_base = 1 / context.framerate
+    context.thread_count = 1
+    context.options = {
+        "crf": str(crf), "preset": "veryfast", "tune": "zerolatency", "bf": "0", "g": str(max(1, round(2 * rate)))
+    }  # fmt: skip
+    for number, picture in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts = number
+        yield from (bytes(packet) for packet in context.encode(frame))
+    yield from (bytes(packet) for packet in context.encode(None))

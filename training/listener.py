@@ -1,0 +1,88 @@
+"""The model on one stream, in the plainest way: a cache of keys and values, no pages, no batches, no server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.models.chat import Span
+from workers.models.checkpoint import Checkpoint
+from workers.models.clock import Clock
+
+_LONGEST = 48
+
+
+@dataclass(slots=True)
+class Piece:
+    """Keys and values of a run of tokens, one pair [tokens, kv_heads, head_dim] a layer."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+
+class Listener:
+    """Sees pictures one by one and answers questions about them, with the newest `window` pictures in view."""
+
+    def __init__(self, checkpoint: Checkpoint, window: int | None = None, age: int = 0) -> None:
+        """`age`: positions that passed between the header and the first picture, as in a session that has run long."""
+        self._checkpoint, self._chat, self._window = checkpoint, checkpoint.chat, window
+        self._newest = Piece([])
+        self._pieces: list[Piece] = []
+        header = self._chat.header()
+        self._run(header, None, [])
+        self._header = self._newest
+        self._clock = Clock(header.clock.rate, header.clock.next + age)
+
+    @torch.inference_mode()
+    def see(self, picture: NDArray[np.uint8], time_ms: int) -> None:
+        """A picture [224, 224, 3] at its time."""
+        vision = self._checkpoint.config.vision
+        patches = self._checkpoint.pixels.patches(torch.from_numpy(picture)[None])
+        rows, columns = self._checkpoint.pixels.grid(*picture.shape[:2])
+        merge = vision.merge_size
+        features = self._checkpoint.model.vision(patches, (1, rows * merge, columns * merge))[0]
+        span = self._chat.frame(self._clock, time_ms, rows, columns)
+        self._run(span, features, [self._header, *self._pieces])
+        self._pieces.append(self._newest)
+        self._pieces = self._pieces[-self._window :] if self._window else self._pieces
+        self._clock = span.clock
+
+    @torch.inference_mode()
+    def ask(self, question: str) -> str:
+        """The likeliest answer, token by token, on a branch that the stream forgets."""
+        span = self._chat.question(self._clock, question)
+        branch: list[Piece] = []
+        said: list[int] = []
+        stops = self._checkpoint.tokenizer.special.stops
+        while len(said) < _LONGEST:
+            hidden = self._run(span, None, [self._header, *self._pieces, *branch])
+            branch.append(self._newest)
+            token = int(self._checkpoint.model.decoder.logits(hidden[-1:]).argmax())
+            if token in stops:
+                break
+            said.append(token)
+            span = self._chat.answer(span.clock, [token])
+        return self._checkpoint.tokenizer.decode(said)
+
+    @torch.inference_mode()
+    def _run(self, span: Span, features: Tensor | None, before: Sequence[Piece]) -> Tensor:
+        """Hidden states of a span's tokens, which see what is `before`; leaves their keys and values in `_newest`."""
+        decoder = self._checkpoint.model.decoder
+        embeds = decoder.embed(torch.from_numpy(span.tokens))
+        if features is not None:
+            embeds = torch.cat((embeds[: len(embeds) - len(features)], features))
+        self._newest = newest = Piece([])
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            newest.layers.append((k, v))
+            parts = [*(piece.layers[layer] for piece in before), (k, v)]
+            keys, values = (torch.cat(part).transpose(0, 1)[None] for part in zip(*parts, strict=True))
+            seen = torch.ones(len(q), keys.shape[2], dtype=torch.bool).tril(keys.shape[2] - len(q))
+            mixed = F.scaled_dot_product_attention(q.transpose(0, 1)[None], keys, values, attn_mask=seen, enable_gqa=True)
+            return mixed[0].transpose(0, 1)
+
+        hidden: Tensor = decoder(embeds, decoder.rope.rotation(torch.from_numpy(span.positions)), attend)
+        return hidden
