@@ -46,6 +46,7 @@ async def test_sigterm_lets_answers_end_and_tells_clients(apart: GatewayProcess,
             assert (await http.get("/readyz")).status_code == 503
             refused = await http.post("/v1/sessions", json={})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_capacity")
+            await asyncio.sleep(1.5)  # longer than a gateway without questions stays: this one waits
             worker.speaking.set()
             assert (await hear(socket, "answer.done"))["text"] == "one red"
             with pytest.raises(ConnectionClosed) as closed:

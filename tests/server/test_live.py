@@ -146,15 +146,17 @@ async def test_a_chunk_or_question_sent_again_counts_once(gateway: Served, worke
             for second, colour in enumerate(["red", "green"]):
                 await socket.send(chunk(JPEG, second, second, picture(colour)))
             await say(socket, type="question.create", id="q1", question="what colour?", at_ms=1000)
-            assert (await hear(socket, lambda e: e["type"] in ("question.accepted", "error")))[
-                "type"
-            ] == "question.accepted"
+            reply = await hear(socket, lambda e: e["type"] in ("question.accepted", "error"))
+            assert reply["type"] == "question.accepted"
+            await say(socket, type="media.end")
+            await hear(socket, "media.ack")
     async with live(gateway, session) as socket:
-        assert (await answer(socket))["text"] == "green"
         await say(socket, type="question.create", id="q1", question="another one?")
         error = await hear(socket, "error")
         assert (error["error"]["code"], error["id"]) == ("conflict", "q1")
-    assert [t for t, _ in worker.owned[str(session["id"])].seen] == [0, 1000]
+        assert (await answer(socket))["text"] == "green"
+    owned = await worker.saw(session["id"], lambda owned: len(owned.ends) == 2)
+    assert [t for t, _ in owned.seen] == [0, 1000]
 
 
 async def test_a_newer_publisher_replaces_the_older(gateway: Served, worker: FakeWorker) -> None:
