@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -82,7 +83,7 @@ class Settings(BaseSettings):
         default=None, description="where uploads lie while they are read; default: the system's"
     )
     jpeg_quality: int = Field(default=90, ge=50, le=100, description="of the pictures handed to the model")
-    log_level: str = "INFO"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: float = Field(default=30.0, ge=0, description="wait for answers under way after SIGTERM")
     limits: Limits = Limits()
 
