@@ -11,8 +11,8 @@ from workers.models.tokenizer import Tokenizer
 
 _AREA = 224 * 224
 
-# The base of the rotary frequencies is small: with sections of 8, 12 and 12, columns turn with the lowest of them, and on
-# a grid of 8 x 8 a larger base would leave neighbouring columns all but alike.
+# The base of the rotary frequencies is small: with sections of 8, 12 and 12, columns turn with the lowest of them, and
+# on a grid of 8 x 8 a larger base would leave neighbouring columns all but alike.
 ROPE_THETA = 100.0
 
 
@@ -50,8 +50,9 @@ def write(folder: Path) -> ModelConfig:
             "pad_token_id": special.endoftext, "max_new_tokens": 64,
         },
         "preprocessor_config.json": {
-            "image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2, "temporal_patch_size": 2,
-            "min_pixels": _AREA, "max_pixels": _AREA, "size": {"shortest_edge": _AREA, "longest_edge": _AREA},
+            "image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2,
+            "temporal_patch_size": 2, "min_pixels": _AREA, "max_pixels": _AREA,
+            "size": {"shortest_edge": _AREA, "longest_edge": _AREA},
             "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
         },
     }  # fmt: skip

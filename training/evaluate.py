@@ -4,7 +4,7 @@ Videos are encoded as H.264 and decoded again; one picture a second is seen. Pri
 """
 
 import argparse
-import io
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from training.listener import Listener
 from training.world.renderer import Renderer
 from training.world.scoring import Verdict, judge, summary
 from training.world.suite import Clip, clips, long_clip
-from training.world.video import encode, pictures
+from training.world.video import access_units, pictures
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 
 _RATE = 5.0
@@ -44,13 +44,13 @@ def watch(clip: Clip, checkpoint: Checkpoint, renderer: Renderer, window: int, *
 
 def _seconds(clip: Clip, renderer: Renderer, *, blind: bool) -> Iterator[NDArray[np.uint8]]:
     """One picture of each second, as the codec gives it back."""
-    coded = io.BytesIO()
-    encode(pictures(clip.script, _RATE, renderer, blind=blind), _RATE, coded)
-    coded.seek(0)
-    with av.open(coded) as container:
-        for index, frame in enumerate(container.decode(video=0)):
-            if index % round(_RATE) == 0:
-                yield frame.to_ndarray(format="rgb24")
+    decoder = av.VideoCodecContext.create("h264", "r")
+    decoder.thread_count = 1
+    units = access_units(pictures(clip.script, _RATE, renderer, blind=blind), _RATE)
+    packets = itertools.chain((av.Packet(unit) for unit in units), [None])
+    frames = itertools.chain.from_iterable(map(decoder.decode, packets))
+    for frame in itertools.islice(frames, 0, None, round(_RATE)):
+        yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
 
 
 def main() -> None:
@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--window", type=int, default=46, help="pictures that the trunk keeps")
-    parser.add_argument("--age", type=float, default=0.0, help="one long video instead, asked about from this second on")
+    parser.add_argument(
+        "--age", type=float, default=0.0, help="one long video instead, asked about from this second on"
+    )
     parser.add_argument("--blind", action="store_true", help="grey pictures in place of the videos")
     parser.add_argument("--answers", type=Path, help="where every question and answer goes, as JSON")
     wanted = parser.parse_args()
@@ -71,9 +73,13 @@ def main() -> None:
     verdicts: list[Verdict] = []
     for number, clip in enumerate(shown):
         verdicts += watch(clip, checkpoint, renderer, wanted.window, blind=wanted.blind)
-        print(f"{number + 1} of {len(shown)}: {sum(v.right for v in verdicts)} of {len(verdicts)} right", file=sys.stderr)
+        print(
+            f"{number + 1} of {len(shown)}: {sum(v.right for v in verdicts)} of {len(verdicts)} right", file=sys.stderr
+        )
     if wanted.answers is not None:
-        wanted.answers.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n", encoding="utf-8")
+        wanted.answers.write_text(
+            json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n", encoding="utf-8"
+        )
     print(json.dumps(summary(verdicts)))
 
 

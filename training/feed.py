@@ -36,8 +36,13 @@ class Lessons(IterableDataset[Batch]):
 
 def loader(lessons: Lessons, workers: int) -> DataLoader[Batch]:
     """Batches in order of their number, made ahead by `workers` processes."""
-    ahead = {"prefetch_factor": 3} if workers else {}
-    return DataLoader(lessons, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available(), **ahead)
+    return DataLoader(
+        lessons,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=3 if workers else None,
+    )
 
 
 class Studio:

@@ -18,9 +18,9 @@ _EVERY = 50
 
 
 class Journal:
-    """Adds up what updates report and notes it every fifty. Examples are never repeated, so this is accuracy on unseen ones.
+    """Adds up what updates report and notes it every fifty. No example comes twice: this is accuracy on unseen ones.
 
-    An answer counts as right if each of its tokens was the likeliest one, which is when it would be spoken as it stands.
+    An answer counts as right if each of its tokens was the likeliest one: then it would be spoken as it stands.
     """
 
     def __init__(self, path: Path, *, resumed: bool, device: str, today: str) -> None:
@@ -53,11 +53,22 @@ class Journal:
         right, asked = torch.stack(self._counts).sum(0).tolist()
         shares = {kind: round(r / a, 4) for kind, r, a in zip(KINDS, right, asked, strict=True) if a}
         seconds = round(self._before + time.monotonic() - self._began, 1)
-        entry = {"update": step, "stage": stage.name, "seconds": seconds, "waited": round(self._waited, 1), "accuracy": shares}
+        entry = {
+            "update": step,
+            "stage": stage.name,
+            "seconds": seconds,
+            "waited": round(self._waited, 1),
+            "accuracy": shares,
+        }
         entry |= dict(zip(("answer", "sight", "memory"), (round(loss, 4) for loss in losses), strict=True))
         self._log["updates"].append(entry)
         spoken = " ".join(f"{kind}={100 * share:.0f}" for kind, share in shares.items())
-        print(f"{step} {stage.name} {seconds:.0f}s waited {self._waited:.1f}s", *(f"{x:.3f}" for x in losses), spoken, flush=True)
+        print(
+            f"{step} {stage.name} {seconds:.0f}s waited {self._waited:.1f}s",
+            *(f"{x:.3f}" for x in losses),
+            spoken,
+            flush=True,
+        )
         self._sums, self._counts, self._waited = [], [], 0.0
 
 

@@ -15,7 +15,7 @@ from training.world.director import direct
 from training.world.labels import LANES, Labels, label
 from training.world.moment import Moment
 from training.world.questions import KINDS, Kind, Question, ask
-from training.world.script import Script
+from training.world.script import Floats, Script
 from workers.models.chat import Chat, Span
 from workers.models.clock import Clock
 from workers.models.tokenizer import Tokenizer
@@ -28,8 +28,9 @@ IGNORED = -100
 class Syllabus:
     """What the examples of a stage are like.
 
-    `frames` pictures each, at most `questions` asked, `length` tokens in all; `steps` are the seconds between pictures to
-    choose from, `windows` the least and most pictures that the trunk keeps; `weights` how often each kind is tried.
+    `frames` pictures each, at most `questions` asked, `length` tokens in all; `steps` are the seconds between pictures
+    to choose from, `windows` the least and most pictures that the trunk keeps; `weights` how often each kind is tried.
+    `remembered` and `aged` are the shares of examples that remember questions in the trunk, and that begin late.
     """
 
     frames: int
@@ -47,9 +48,10 @@ class Lesson:
     """Arrays of one example; L tokens, F pictures, 64 patches a picture.
 
     `tokens` [L] and `positions` [3, L]; `tick` [L] the picture a token belongs to (LASTING if no window drops it);
-    `branch` [L] 0 for header and trunk, 1 and up for branches, -1 for padding; `fork` [L] how many of the sequence's first
-    tokens it may see of the trunk; `target` [L] the token that must follow, IGNORED elsewhere; `kind` [L] the number of the
-    question's kind where there is a target; `pads` [F * 64] where the pictures' tokens stand; `window` in pictures.
+    `branch` [L] 0 for header and trunk, 1 and up for branches, -1 for padding; `fork` [L] how many of the sequence's
+    first tokens it may see of the trunk; `target` [L] the token that must follow, IGNORED elsewhere; `kind` [L] the
+    number of the question's kind where there is a target; `pads` [F * 64] where the pictures' tokens stand; `window` in
+    pictures.
     """
 
     tokens: NDArray[np.int64]
@@ -79,7 +81,7 @@ class Teacher:
         seconds = syllabus.frames * step + 1.0
         cut = (rng.uniform(8, seconds - 4),) if seconds > 16 and rng.random() < 0.25 else ()
         script = direct(rng.getrandbits(60), seconds, 2.4 * min(2.0, max(1.0, step)), cut)
-        times = np.arange(syllabus.frames) * step
+        times: Floats = np.arange(syllabus.frames, dtype=np.float64) * step
         questions = _questions(script, times, step, window, syllabus, rng)
         kept = 0 if rng.random() > syllabus.remembered else rng.randint(1, 4)
         remembered, branched = questions[:kept], questions[kept:]
@@ -92,7 +94,7 @@ class Teacher:
 
 
 def _questions(
-    script: Script, times: NDArray[np.float64], step: float, window: int, syllabus: Syllabus, rng: Random
+    script: Script, times: Floats, step: float, window: int, syllabus: Syllabus, rng: Random
 ) -> list[Question]:
     """Questions at random moments, each kind tried by its weight at up to four of them."""
     late = rng.choices(range(len(times) // 6, len(times)), k=max(4, syllabus.questions // 2))
@@ -115,7 +117,7 @@ class _Packer:
     """The sequence under construction."""
 
     def __init__(
-        self, chat: Chat, tokenizer: Tokenizer, length: int, times: NDArray[np.float64], rng: Random, *, sticky: bool
+        self, chat: Chat, tokenizer: Tokenizer, length: int, times: Floats, rng: Random, *, sticky: bool
     ) -> None:
         self._chat, self._tokenizer, self._times, self._rng = chat, tokenizer, times, rng
         self._tokens = np.full(length, tokenizer.special.endoftext, dtype=np.int64)

@@ -81,7 +81,9 @@ class Listener:
             parts = [*(piece.layers[layer] for piece in before), (k, v)]
             keys, values = (torch.cat(part).transpose(0, 1)[None] for part in zip(*parts, strict=True))
             seen = torch.ones(len(q), keys.shape[2], dtype=torch.bool).tril(keys.shape[2] - len(q))
-            mixed = F.scaled_dot_product_attention(q.transpose(0, 1)[None], keys, values, attn_mask=seen, enable_gqa=True)
+            mixed = F.scaled_dot_product_attention(
+                q.transpose(0, 1)[None], keys, values, attn_mask=seen, enable_gqa=True
+            )
             return mixed[0].transpose(0, 1)
 
         hidden: Tensor = decoder(embeds, decoder.rope.rotation(torch.from_numpy(span.positions)), attend)

@@ -49,8 +49,7 @@ def block_attention(mask: BlockMask, count: int, length: int) -> Attention:
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (part.view(count, length, *part.shape[1:]).transpose(1, 2) for part in (q, k, v))
-        mixed = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
-        assert isinstance(mixed, Tensor)
+        mixed: Tensor = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
         return mixed.transpose(1, 2).flatten(0, 1)
 
     return attend

@@ -21,7 +21,7 @@ class Muon(Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -45,7 +45,7 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Matrices [n, rows, columns] with all singular values brought near one, by five Newton-Schulz rounds in bfloat16."""
+    """Matrices [n, rows, columns] with all singular values brought near one: five Newton-Schulz rounds in bfloat16."""
     a, b, c = _COEFFICIENTS
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
@@ -55,4 +55,5 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     for _ in range(_ROUNDS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    orthogonal: Tensor = x.mT if tall else x
+    return orthogonal

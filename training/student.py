@@ -37,7 +37,8 @@ class Outcome:
 class Names(nn.Module):
     """Tells classes apart by their names: a linear map of what was seen is compared with the embeddings of the words.
 
-    What a patch shows and the word for it thus come to lie side by side, which is what looking a word up in a picture takes.
+    What a patch shows and the word for it thus come to lie side by side, which is what looking a word up in a picture
+    takes.
     The last class, which stands for nothing, has a vector of its own.
     """
 
@@ -49,7 +50,9 @@ class Names(nn.Module):
         super().__init__()
         longest = max(map(len, names))
         self.register_buffer("words", torch.tensor([[*name, *[0] * (longest - len(name))] for name in names]), False)
-        self.register_buffer("present", torch.tensor([[*[1.0] * len(n), *[0.0] * (longest - len(n))] for n in names]), False)
+        self.register_buffer(
+            "present", torch.tensor([[*[1.0] * len(n), *[0.0] * (longest - len(n))] for n in names]), False
+        )
         self.map = nn.Linear(width, width)
         self.nothing = nn.Parameter(torch.zeros(1, width))
 
@@ -61,7 +64,7 @@ class Names(nn.Module):
 
 
 class Student(nn.Module):
-    """A vision-language model with heads that name each patch's occupant, before and behind the decoder's first half."""
+    """A vision-language model with heads that name each patch's occupant before and amid the decoder."""
 
     def __init__(self, config: ModelConfig, pixels: PixelFormat, tokenizer: Tokenizer) -> None:
         super().__init__()

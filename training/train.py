@@ -2,11 +2,11 @@
 
     python -m training.train --state /tmp/mini --out models/mini
 
-Stages: `pictures` (four pictures, mostly what is there now), `clips` (twelve), `streams` (44, the trunk a window of them)
-and `minutes` (132 pictures, up to four minutes). Every update is numbered and depends only on the seed and its number; a run
-that finds a state goes on from it. `--until` ends a run early, `--minutes` by the clock; the learning rate falls to nothing
-over the whole plan, however many runs it takes. The folder given by --out (or models/mini) must hold the tokenizer and the
-configuration, which `python -m training.vocabulary` and `python -m training.architecture` write.
+Stages: `pictures` (six pictures, mostly what is there now), `clips` (twelve), `streams` (44, the trunk a window of
+them) and `minutes` (88 pictures, up to three minutes). Every update is numbered and depends only on the seed and its
+number; a run that finds a state goes on from it. `--until` ends a run early, `--minutes` by the clock; the learning
+rate falls to nothing over the whole plan, however many runs it takes. Tokenizer and configuration are in models/mini:
+`python -m training.vocabulary` and `python -m training.architecture` write them.
 """
 
 import argparse
@@ -29,8 +29,10 @@ from training.stages import STAGES, Stage
 from training.state import load_state, save_state
 from training.student import Outcome, Student
 from workers.models.checkpoint import save_model
+from workers.models.decoder import DecoderLayer
 from workers.models.families import QWEN25VL, read_config
 from workers.models.pixels import PixelFormat
+from workers.models.qwen25vl import VisionBlock
 from workers.models.tokenizer import Tokenizer
 
 WARM_UP = 100
@@ -54,8 +56,9 @@ class Trainer:
             torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda"),
         ]
         if device.type == "cuda":
-            for block in (*self.student.model.vision.blocks, *self.student.model.decoder.layers):
-                block.compile(dynamic=False)
+            for module in self.student.modules():
+                if isinstance(module, VisionBlock | DecoderLayer):
+                    module.compile(dynamic=False)
 
     def update(self, step: int, batch: Batch) -> tuple[Outcome, Batch]:
         """One step of both optimizers on a batch, which is moved to the device first."""
@@ -66,7 +69,7 @@ class Trainer:
         pictures = self._studio.pictures(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             outcome: Outcome = self.student(pictures, batch, self._attention(batch))
-        outcome.total.backward()
+        torch.autograd.backward(outcome.total)
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -80,7 +83,7 @@ class Trainer:
 
 
 def schedule(step: int, steps: int) -> float:
-    """The factor on the learning rate: up in 100 updates, level for the first half, then down to nothing as a cosine."""
+    """The factor on the learning rate: up in 100 updates, level for half of all, then down to nothing as a cosine."""
     rising = min(1.0, (step + 1) / WARM_UP)
     done = max(0.0, step / steps - 0.5) / 0.5
     return rising * 0.5 * (1 + math.cos(math.pi * done))
@@ -88,7 +91,8 @@ def schedule(step: int, steps: int) -> float:
 
 def _split(student: Student) -> tuple[list[Tensor], list[Tensor]]:
     """Matrices inside blocks, and everything else."""
-    inside, rest = [], []
+    inside: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, parameter in student.named_parameters():
         block = ".blocks." in name or ".layers." in name or ".merger." in name
         (inside if block and parameter.ndim == 2 else rest).append(parameter)
@@ -100,8 +104,15 @@ def planned(steps: list[int]) -> list[Stage]:
     return [stage for stage, count in zip(STAGES, steps, strict=True) for _ in range(count)]
 
 
-def train(trainer: Trainer, batches: Iterator[Batch], plan: list[Stage], start: int, until: int, deadline: float,
-          journal: Journal) -> int:
+def train(
+    trainer: Trainer,
+    batches: Iterator[Batch],
+    plan: list[Stage],
+    start: int,
+    until: int,
+    deadline: float,
+    journal: Journal,
+) -> int:
     """Updates from `start` to `until` or the deadline (time.monotonic); the number of the next one."""
     step = start
     while step < until and time.monotonic() < deadline:
@@ -134,12 +145,16 @@ def main() -> None:
     plan = planned([int(count) for count in wanted.steps.split(",")])
     if wanted.batch:
         plan = [replace(stage, batch=wanted.batch) for stage in plan]
-    start = json.loads((wanted.state / "state.json").read_text())["step"] if (wanted.state / "state.json").exists() else 0
+    start = (
+        json.loads((wanted.state / "state.json").read_text())["step"] if (wanted.state / "state.json").exists() else 0
+    )
     batches = iter(loader(Lessons(wanted.mini, plan, start, wanted.seed), wanted.workers))
     trainer = Trainer(wanted.mini, plan, wanted.rate, wanted.seed, torch.device(wanted.device))
     if start:
         load_state(wanted.state, trainer.student, trainer.optimizers)
-    journal = Journal(wanted.log, resumed=start > 0, device=trainer_name(wanted.device), today=f"{datetime.now(UTC):%Y-%m-%d}")
+    journal = Journal(
+        wanted.log, resumed=start > 0, device=trainer_name(wanted.device), today=f"{datetime.now(UTC):%Y-%m-%d}"
+    )
     until = min(wanted.until or len(plan), len(plan))
     step = train(trainer, batches, plan, start, until, began + 60 * wanted.minutes, journal)
     save_state(wanted.state, step, trainer.student, trainer.optimizers)

@@ -1,4 +1,4 @@
-"""The bundled model's tokenizer: byte-level BPE over the world's sentences and some plain English; any text survives it."""
+"""The bundled model's tokenizer: byte-level BPE over the world's sentences and some English; any text survives it."""
 
 import itertools
 import json

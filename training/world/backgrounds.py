@@ -1,4 +1,4 @@
-"""Backgrounds: drawn ones (plains, slopes, stripes, checks, blobs, noise) and photographs, all fainter than what is on them."""
+"""Backgrounds: drawn ones (plain, sloping, striped, checked, cloudy) and photographs, fainter than what is on them."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ def backgrounds() -> torch.Tensor:
     """All backgrounds, uint8 [220, 3, 256, 256]; the same on every machine."""
     rng = np.random.default_rng(20)
     sheet = np.asarray(Image.open(ASSETS / "photos.webp").convert("RGB"), dtype=np.float32) / 255
-    photos = torch.from_numpy(sheet.copy()).permute(2, 0, 1).split(SIDE, dim=2)
+    photos = torch.from_numpy(sheet.copy()).permute(2, 0, 1).tensor_split(sheet.shape[1] // SIDE, dim=2)
     made = [_photo(rng, photos) if n % _PHOTO_SHARE == 0 else _drawn(rng, n) for n in range(COUNT)]
     return (torch.stack(made).clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -41,7 +41,8 @@ def _photo(rng: np.random.Generator, photos: tuple[torch.Tensor, ...]) -> torch.
 def _drawn(rng: np.random.Generator, number: int) -> torch.Tensor:
     first, second = _tensor(rng.uniform(0.15, 0.95, (2, 3, 1, 1)))
     second = first + (second - first) * rng.uniform(0.15, 0.6)
-    return first + (second - first) * _mix(rng, number % 7)[None]
+    drawn: torch.Tensor = first + (second - first) * _mix(rng, number % 7)[None]
+    return drawn
 
 
 def _mix(rng: np.random.Generator, kind: int) -> torch.Tensor:

@@ -24,24 +24,30 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "hexagon", "hoop", "crescent")
 WORDS = tuple(
-    """OPEN CLOSED EXIT STOP TAXI HOTEL CAFE BANK SHOP SALE PARK POOL FARM FIRE GATE HOME MENU NEWS NORTH SOUTH EAST WEST
-    PIANO QUIET RADIO ROOM SCHOOL SILVER GOLD STAGE TICKET TOWER TRAIN TUNNEL VALLEY WATER WINTER SUMMER SPRING ZONE ALARM
-    APRIL AUGUST BAKERY BEACH BRIDGE CASTLE CIRCLE CITY COAST DANGER DENTIST DOCTOR EARTH ENGINE FERRY FOREST GARDEN GUIDE
-    HARBOR HELLO ISLAND JULY JUNGLE KITCHEN LEMON LIBRARY LUNCH MARKET MONDAY MUSEUM OCEAN OFFICE ORANGE PALACE PEPPER
-    PILOT PLANET POLICE RIVER ROCKET SUNDAY THANKS""".split()
+    """
+    OPEN CLOSED EXIT STOP TAXI HOTEL CAFE BANK SHOP SALE PARK POOL FARM FIRE GATE HOME MENU NEWS NORTH SOUTH
+    EAST WEST PIANO QUIET RADIO ROOM SCHOOL SILVER GOLD STAGE TICKET TOWER TRAIN TUNNEL VALLEY WATER WINTER
+    SUMMER SPRING ZONE ALARM APRIL AUGUST BAKERY BEACH BRIDGE CASTLE CIRCLE CITY COAST DANGER DENTIST DOCTOR
+    EARTH ENGINE FERRY FOREST GARDEN GUIDE HARBOR HELLO ISLAND JULY JUNGLE KITCHEN LEMON LIBRARY LUNCH MARKET
+    MONDAY MUSEUM OCEAN OFFICE ORANGE PALACE PEPPER PILOT PLANET POLICE RIVER ROCKET SUNDAY THANKS
+    """.split()
 )
 NUMBERS = tuple(str(number) for number in range(10, 100))
 
 # Names that take "any" and no plural, being plural already or a stuff.
 _UNCOUNTABLE = frozenset(
-    """grapes cherries blueberries corn broccoli bread pancakes cheese bacon fries popcorn butter spaghetti sushi honey
-    bricks bowling dice yarn sunglasses jeans gloves socks headphones maracas scissors scales footprints santa""".split()
+    """
+    grapes cherries blueberries corn broccoli bread pancakes cheese bacon fries popcorn butter spaghetti sushi
+    honey bricks bowling dice yarn sunglasses jeans gloves socks headphones maracas scissors scales footprints
+    santa
+    """.split()
 )
 _PLURALS = {
     "wolf": "wolves", "fox": "foxes", "mouse": "mice", "octopus": "octopuses", "cactus": "cactuses", "peach": "peaches",
     "strawberry": "strawberries", "sandwich": "sandwiches", "compass": "compasses", "church": "churches",
     "bus": "buses", "walrus": "walruses", "torch": "torches", "tooth": "teeth", "toothbrush": "toothbrushes",
-    "paintbrush": "paintbrushes", "wrench": "wrenches", "lynx": "lynxes", "dolphin": "dolphins", "fire truck": "fire trucks",
+    "paintbrush": "paintbrushes", "wrench": "wrenches", "lynx": "lynxes",
+    "dolphin": "dolphins", "fire truck": "fire trucks",
     "goose": "geese", "dress": "dresses", "scarf": "scarves", "tomato": "tomatoes", "volcano": "volcanoes",
     "postbox": "postboxes", "toolbox": "toolboxes", "lab coat": "lab coats", "cross": "crosses",
     "party popper": "party poppers", "hibiscus": "hibiscuses", "squid": "squid", "shrimp": "shrimps", "radio": "radios",
@@ -80,18 +86,10 @@ def with_article(phrase: str) -> str:
 
 
 @cache
-def sprite_sheet() -> dict[str, object]:
-    """The sprite sheet's description: tile size, columns, and each sprite's spoken name, CLDR name, code points."""
-    sheet: dict[str, object] = json.loads((ASSETS / "sprites.json").read_text(encoding="utf-8"))
-    return sheet
-
-
-@cache
 def things() -> tuple[Thing, ...]:
     """Every class of the world, sprites first, then shapes, then cards."""
-    sprites = sprite_sheet()["sprites"]
-    assert isinstance(sprites, list)
-    named: list[tuple[str, Family]] = [(sprite["name"], "sprite") for sprite in sprites]
+    sheet = json.loads((ASSETS / "sprites.json").read_text(encoding="utf-8"))
+    named: list[tuple[str, Family]] = [(sprite["name"], "sprite") for sprite in sheet["sprites"]]
     named += [(shape, "shape") for shape in SHAPES]
     named += [(text, "card") for text in (*WORDS, *NUMBERS)]
     return tuple(Thing(number, name, family) for number, (name, family) in enumerate(named))

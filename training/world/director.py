@@ -1,4 +1,4 @@
-"""Makes up scripts from a seed: things come, go, replace one another, cross the picture, move, grow and change colour."""
+"""Makes up scripts from a seed: things come, go, replace one another, cross, move, grow and change colour."""
 
 import math
 from random import Random
@@ -10,6 +10,8 @@ from training.world.script import BLINK, CELL, GROWTH, SIDE, Actor, Camera, Deed
 CELLS = 9
 CROWD = 6
 FORGET = 40.0  # seconds after which a thing that left may come again
+_STILL: tuple[Style, ...] = ("pop", "fade", "grow")
+_STYLES: tuple[Style, ...] = (*_STILL, "slide")
 DEEDS: dict[str, float] = {
     "come": 3.0, "leave": 3.0, "replace": 3.0, "cross": 1.8, "move": 1.0, "recolour": 1.2, "grow": 0.6,
     "blink": 0.3, "gather": 1.2, "disperse": 1.2, "show": 1.0, "hide": 1.0,
@@ -17,12 +19,12 @@ DEEDS: dict[str, float] = {
 
 
 def direct(seed: int, seconds: float, gap: float = 2.4, cuts: tuple[float, ...] = ()) -> Script:
-    """The script of a video: `seconds` long, something changing every `gap` to 8 seconds, a new scene at each of `cuts`."""
+    """The script of a video: something changes every `gap` to 8 seconds, and a new scene begins at each of `cuts`."""
     return _Director(seed, seconds, gap, cuts).script()
 
 
 class _Director:
-    """One script in the making. A cell is one of the nine fields of the picture, a thing's home; each holds one thing."""
+    """One script in the making. A cell is one of the nine fields of the picture, a home for one thing."""
 
     def __init__(self, seed: int, seconds: float, gap: float, cuts: tuple[float, ...]) -> None:
         self._seed, self._seconds, self._gap = seed, seconds, gap
@@ -98,7 +100,7 @@ class _Director:
     def _come(self, now: float) -> bool:
         if len(self._homes) >= CROWD:
             return False
-        style = self._rng.choice(("pop", "fade", "grow", "slide"))
+        style = self._rng.choice(_STYLES)
         actor = self._enter(now, self._choose(now), style)
         return actor is not None and self._note("came", actor.enters, actor)
 
@@ -106,7 +108,7 @@ class _Director:
         actor = self._pick(now)
         if actor is None or len(self._homes) < 3:
             return False
-        self._depart(actor, now, self._rng.choice(("pop", "fade", "grow", "slide")))
+        self._depart(actor, now, self._rng.choice(_STYLES))
         return self._note("left", actor.leaves, actor)
 
     def _replace(self, now: float) -> bool:
@@ -199,19 +201,19 @@ class _Director:
             if thing.countable and self._blocked.get(thing.name, -math.inf) <= now
         ]
         thing, count = self._rng.choice(kinds), self._rng.randint(2, min(5, len(free)))
-        style = style or self._rng.choice(("pop", "fade", "grow"))
+        look: Style = self._rng.choice(_STILL) if style is None else style
         group = len(self._actors)
         for cell in free[:count]:
-            actor = self._enter(now, thing, style, cell)
-            assert actor is not None
-            actor.group = group
-        return self._note("came", actor.enters, actor)
+            if (actor := self._enter(now, thing, look, cell)) is not None:
+                actor.group = group
+        first = self._actors[group]
+        return self._note("came", first.enters, first)
 
     def _disperse(self, now: float) -> bool:
         group = [actor for actor in self._homes.values() if actor.group is not None and actor.enters[1] + 2.0 < now]
         if not group:
             return False
-        style = self._rng.choice(("pop", "fade", "grow"))
+        style = self._rng.choice(_STILL)
         for actor in group:
             self._depart(actor, now, style)
         return self._note("left", group[0].leaves, group[0])

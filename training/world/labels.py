@@ -67,7 +67,7 @@ def _headings(script: Script, number: int, times: Floats, step: float) -> NDArra
 def _history(
     actor: NDArray[np.int64], now: NDArray[np.int16], times: Floats
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Class of the last other occupant, forgotten after 31 seconds, and age bucket of the present state, [N, 64] each."""
+    """Class of the last other occupant, forgotten after 31 seconds, and age bucket of the state, [N, 64] each."""
     patches = actor.shape[1]
     holder, held = actor[0].copy(), now[0].copy()  # the last occupant, present or gone
     previous, replaced = np.full(patches, NOTHING, np.int16), np.full(patches, -np.inf)

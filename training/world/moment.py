@@ -113,7 +113,8 @@ class Moment:
         early = max(self.since + 1.3 * self.step, self.time - RECENT)
         return [
             a for a in self.script.actors
-            if named(a) and early < a.leaves[0] and a.leaves[1] < self.settled and self.seen(a) and self.lacking(a.thing.name)
+            if named(a) and early < a.leaves[0] and a.leaves[1] < self.settled and self.seen(a)
+            and self.lacking(a.thing.name)
         ]  # fmt: skip
 
     def lacking(self, name: str) -> bool:

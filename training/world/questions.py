@@ -1,4 +1,4 @@
-"""Questions about a moment of a script, each with its true answer. Eleven kinds; any that the moment allows can be asked."""
+"""Questions about a moment of a script, each with its true answer: eleven kinds, as far as the moment allows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,23 +59,20 @@ def _what(moment: Moment, rng: Random) -> Asked:
     if len(movers) == 1 and rng.random() < 0.4 and named(movers[0]) and moment.heading(movers[0]):
         return "moving", "", f"The {movers[0].thing.name} is moving.", movers[0].thing.name
     here = [a for a in moment.plain if a.thing.family != "card" and moment.resting(a) and moment.alone(a)]
-    here = [actor for actor in here if moment.cell(actor) is not None]
-    if not here:
+    placed = [(actor, cell) for actor in here if (cell := moment.cell(actor)) is not None]
+    if not placed:
         return None
-    actor = rng.choice(here)
-    cell = moment.cell(actor)
-    assert cell is not None
+    actor, cell = rng.choice(placed)
     answer = f"There is {_indefinite(actor.thing)}."
     return "what", rng.choice(ASKED_PLACES[cell]), answer, actor.thing.name
 
 
 def _where(moment: Moment, rng: Random) -> Asked:
-    placed = [actor for actor in moment.singles if moment.resting(actor) and moment.cell(actor) is not None]
+    resting = [actor for actor in moment.singles if moment.resting(actor)]
+    placed = [(actor, cell) for actor in resting if (cell := moment.cell(actor)) is not None]
     if not placed:
         return None
-    actor = rng.choice(placed)
-    cell = moment.cell(actor)
-    assert cell is not None
+    actor, cell = rng.choice(placed)
     return "where", actor.thing.name, f"The {actor.thing.name} is in the {PLACES[cell]}.", PLACES[cell]
 
 

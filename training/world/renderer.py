@@ -33,7 +33,7 @@ class Renderer:
         canvas = self._ground(ground, views)
         number, picture = torch.nonzero(layers[:, :, 0].T >= 0).unbind(1)
         filled = torch.bincount(number, minlength=layers.shape[1]).tolist()
-        for layer, having in enumerate(picture.split(filled)):
+        for layer, having in enumerate(torch.split(picture, filled)):
             if len(having):
                 self._paint(canvas, having, layers[having, layer])
         return (canvas * views[:, 2, None, None, None]).clamp(0, 1)

@@ -38,7 +38,7 @@ def judge(question: Question, answer: str) -> Verdict:
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Shares of right answers: all questions about the present, about the past, "is there" (yes and no weigh alike), by kind."""
+    """Shares of right answers: about the present, about the past, "is there" (yes and no weigh alike), by kind."""
     absent = [v for v in verdicts if v.kind == "absent"]
     sides = [_share([v for v in absent if v.value == side]) for side in ("yes", "no")]
     known = [side for side in sides if side is not None]

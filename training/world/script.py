@@ -1,4 +1,4 @@
-"""A video as a script: who is on, when, where and how. Exact at any time, so that pictures and truth share one source."""
+"""A video as a script: who is on, when, where and how. Exact at any time: pictures and truth share one source."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ Deed = Literal["came", "left", "replaced", "recoloured", "grew", "moved", "cut"]
 class Actor:
     """One thing on its way through the picture.
 
-    It begins to appear at `enters[0]` and is there in full from `enters[1]`; it begins to go at `leaves[0]` and is gone at
-    `leaves[1]` (seconds). Its centre follows the corner points of `path` (times, across, down), in pixels of 224.
+    It begins to appear at `enters[0]` and is there in full from `enters[1]`; it begins to go at `leaves[0]` and is gone
+    at `leaves[1]` (seconds). Its centre follows the corner points of `path` (times, across, down), in pixels of 224.
     """
 
     thing: Thing

@@ -1,4 +1,4 @@
-"""The look of every class: one 96x96 picture with transparency each; shapes are white and take their colour when drawn."""
+"""The look of every class: a 96x96 picture with transparency; shapes are white and take their colour when drawn."""
 
 import math
 from functools import cache
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from training.world.catalogue import ASSETS, Thing, sprite_sheet, things
+from training.world.catalogue import ASSETS, Thing, things
 
 SIDE = 96
 _FINE = 4 * SIDE  # shapes and letters are drawn at four times the size and shrunk, which smooths their edges
@@ -18,15 +18,13 @@ _FINE = 4 * SIDE  # shapes and letters are drawn at four times the size and shru
 def textures() -> torch.Tensor:
     """All classes' pictures by class number, uint8 [classes, 4, 96, 96] (red, green, blue, opacity)."""
     sheet = Image.open(ASSETS / "sprites.webp").convert("RGBA")
-    columns = sprite_sheet()["columns"]
-    assert isinstance(columns, int)
-    pictures = [_picture(thing, sheet, columns) for thing in things()]
+    pictures = [_picture(thing, sheet) for thing in things()]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
-def _picture(thing: Thing, sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
+def _picture(thing: Thing, sheet: Image.Image) -> NDArray[np.uint8]:
     if thing.family == "sprite":
-        row, column = divmod(thing.number, columns)
+        row, column = divmod(thing.number, sheet.width // SIDE)
         picture = sheet.crop((column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE))
     elif thing.family == "shape":
         picture = _shape(thing.name)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -32,9 +31,9 @@ def pictures(script: Script, rate: float, renderer: Renderer, *, blind: bool = F
         yield from (noisy * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def encode(frames: Iterable[NDArray[np.uint8]], rate: float, out: Path | BinaryIO, crf: int = 26) -> None:
-    """Writes pictures as H.264 to a file in the container that its name ends in, or to an open one as mp4."""
-    with av.open(str(out) if isinstance(out, Path) else out, "w", format=None if isinstance(out, Path) else "mp4") as container:
+def encode(frames: Iterable[NDArray[np.uint8]], rate: float, out: Path, crf: int = 26) -> None:
+    """Writes pictures as H.264 to a file, in the container that its name ends in (mp4, mkv)."""
+    with av.open(str(out), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"

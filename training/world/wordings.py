@@ -16,12 +16,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Where in the picture is the {x}?", "What is the position of the {x}?",
     ),
     "colour": (
-        "What colour is the {x}?", "Which colour is the {x}?", "What is the colour of the {x}?", "What color is the {x}?",
+        "What colour is the {x}?", "Which colour is the {x}?", "What is the colour of the {x}?",
+        "What color is the {x}?",
         "Tell me the colour of the {x}.", "Which colour does the {x} have?", "What colour is the {x} now?",
         "What colour does the {x} have right now?",
     ),
     "how_many": (
-        "How many {x} are there?", "How many {x} do you see?", "How many {x} can you see?", "How many {x} are in the picture?",
+        "How many {x} are there?", "How many {x} do you see?", "How many {x} can you see?",
+        "How many {x} are in the picture?",
         "Count the {x}.", "What is the number of {x}?", "How many {x} are there now?", "Can you count the {x}?",
     ),
     "direction": (
@@ -41,8 +43,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which of these was first to come, {x}?", "What did you see first, {x}?", "Which one was here first, {x}?",
     ),
     "before": (
-        "What was there before the {x}?", "What was in the place of the {x} before it came?", "What did the {x} replace?",
-        "What stood there before the {x} came?", "What was where the {x} is now?", "What did you see there before the {x}?",
+        "What was there before the {x}?", "What was in the place of the {x} before it came?",
+        "What did the {x} replace?",
+        "What stood there before the {x} came?", "What was where the {x} is now?",
+        "What did you see there before the {x}?",
         "Before the {x}, what was in its place?", "Whose place did the {x} take?",
     ),
     "changed": (
@@ -80,5 +84,6 @@ AGES: dict[str, tuple[float, float]] = {"five": (0.0, 7.0), "ten": (8.5, 14.0), 
 """When something left, in words: the seconds between which each word is true. What falls between two is not asked."""
 
 CHANGES = {
-    "came": "came", "replaced": "came", "left": "left", "recoloured": "changed colour", "grew": "grew", "moved": "moved",
+    "came": "came", "replaced": "came", "left": "left", "recoloured": "changed colour", "grew": "grew",
+    "moved": "moved",
 }  # fmt: skip
