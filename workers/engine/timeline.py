@@ -73,12 +73,7 @@ class Timeline:
         if not self._anchor(spell):
             return None
         span = spell(self.clock)
-        lead = len(span) - len(features.tokens)
-        pieces = [Piece(Kind.FRAME, span.positions[:, lead:], time_ms, self._grids)]
-        if lead:
-            opening = span.positions[:, :lead]
-            pieces.insert(0, Piece(Kind.TEXT, opening, self.newest_ms, joins=self._goes_on(int(opening.min()))))
-        return self._draw_up(span, pieces, time_ms, features)
+        return self._draw_up(span, self._pieces(span, len(span) - len(features.tokens), time_ms), time_ms, features)
 
     def commit(self, writing: Writing) -> None:
         """The work is done: its tokens are part of the trunk, all at once."""
@@ -108,6 +103,16 @@ class Timeline:
                 return True
             elif not self._relieve(need):
                 return False
+
+    def _pieces(self, span: Span, lead: int, time_ms: int) -> list[Piece]:
+        """A frame's grid behind `lead` tokens of text: its own time, or what opens a segment of many frames."""
+        if self._chat.timestamps:
+            return [Piece(Kind.FRAME, span.positions, time_ms, self._grids, lead=lead)]
+        grid = Piece(Kind.FRAME, span.positions[:, lead:], time_ms, self._grids)
+        if not lead:
+            return [grid]
+        opening = span.positions[:, :lead]
+        return [Piece(Kind.TEXT, opening, self.newest_ms, joins=self._goes_on(int(opening.min()))), grid]
 
     def _goes_on(self, position: int) -> bool:
         """Whether no gap lies between the trunk's last key and this position."""

@@ -45,7 +45,8 @@ class Block:
 class Piece:
     """Tokens about to be written: a frame's grid, or a run of text, at `positions` [3, n].
 
-    One that `joins` goes on in the last page of the text before it, and stays and leaves with that.
+    One that `joins` goes on in the last page of the text before it, and stays and leaves with that. The first `lead`
+    tokens of a grid's piece are text that stays and leaves with it.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Piece:
     time_ms: int
     grid: int = -1
     joins: bool = False
+    lead: int = 0
 
     def __len__(self) -> int:
         return int(self.positions.shape[1])
@@ -126,7 +128,7 @@ class Chain:
         for piece, grows, pages in zip(draft.pieces, draft.grows, draft.pages, strict=True):
             slots = draft.slots[:, :, start : start + len(piece)]
             start += len(piece)
-            first = self.facts.add(piece.kind, piece.positions, piece.time_ms, piece.grid)
+            first = self._told(piece)
             self._pool.write_ids(slots, np.arange(first, first + len(piece), dtype=np.int32))
             self._append(piece, first, pages, grows)
         self._changed()
@@ -164,6 +166,15 @@ class Chain:
         if pieces[index].joins and last is not None and last.kind != Kind.FRAME and last.turn == 0:
             used = last.tokens % page_size
         return used, -(-(used + len(pieces[index])) // page_size) - (used > 0)
+
+    def _told(self, piece: Piece) -> int:
+        """Enters a piece's tokens in the fact table; the first id."""
+        if not piece.lead:
+            return self.facts.add(piece.kind, piece.positions, piece.time_ms, piece.grid)
+        lead, grid = np.split(piece.positions, [piece.lead], axis=1)
+        first = self.facts.add(Kind.TEXT, lead, piece.time_ms)
+        self.facts.add(piece.kind, grid, piece.time_ms, piece.grid)
+        return first
 
     def _append(self, piece: Piece, first: int, pages: Pages, grows: bool) -> None:
         low, high = int(piece.positions.min()), int(piece.positions.max())

@@ -75,7 +75,7 @@ class Chat:
         self._encode = encoder.encode
         self._special = encoder.special
         self._rate = rate
-        self._timestamps = timestamps
+        self.timestamps = timestamps
         newline = self._encode("\n")
         start, end = self._special.im_start, self._special.im_end
         self._user_turn = [*newline, start, *self._encode("user\n")]
@@ -94,7 +94,7 @@ class Chat:
         """
         spans = []
         segment = clock.segment
-        parted = scene_change or self._timestamps
+        parted = scene_change or self.timestamps
         if segment is not None and (parted or not segment.admits(time_ms, height, width)):
             spans.append(self.close(clock))
             clock = spans[-1].clock
@@ -106,7 +106,7 @@ class Chat:
         return _joined(*spans, Span(pads, positions, after))
 
     def _timestamp(self, time_ms: int) -> list[int]:
-        return self._encode(f"<{time_ms / 1000:.1f} seconds>") if self._timestamps else []
+        return self._encode(f"<{time_ms / 1000:.1f} seconds>") if self.timestamps else []
 
     def close(self, clock: Clock) -> Span:
         """The end of the open segment; an empty span if none is open."""

@@ -7,7 +7,7 @@ import torch
 
 from workers.models.chat import Chat
 from workers.models.config import ModelConfig, read_section
-from workers.models.errors import CheckpointError, UnsupportedModel
+from workers.models.errors import CheckpointError
 from workers.models.families import Family, family_of
 from workers.models.model import VisionLanguageModel, empty_model
 from workers.models.naming import TIED_HEAD, Placement, canonical, placements, published
@@ -32,22 +32,13 @@ class Checkpoint:
     pixels: PixelFormat
 
 
-def open_checkpoint(
-    folder: Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    *,
-    serving: bool = True,
-) -> Checkpoint:
+def open_checkpoint(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
     """A folder's model on `device` in `dtype`, with its tokenizer, chat grammar and pixel format.
 
-    With `serving`, UnsupportedModel for families that the engine cannot run yet.
     ModelError (CheckpointError, TokenizerError, UnsupportedModel) says what is wrong with the folder.
     """
     root = read_section(folder, "config.json")
     family = family_of(root)
-    if serving and family.capabilities.deepstack:
-        raise UnsupportedModel(f"{folder}: {family.name} cannot be served yet: its DeepStack features have no way in")
     config = family.parse(root)
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.text.vocab_size:

@@ -17,7 +17,10 @@ Picture = NDArray[np.uint8]  # [height, width, 3], RGB
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """A frame for the decoder: tokens [height * width, hidden], row major, of height x width merged patches."""
+    """A frame for the decoder: height x width merged patches as tokens [height * width, width of the tower's tokens].
+
+    They are row major, and each row holds all that belongs to its token.
+    """
 
     tokens: Tensor
     height: int

@@ -36,7 +36,7 @@ def tiny(request: pytest.FixtureRequest, tiny_qwen3vl: Callable[..., Any]) -> An
 
 @pytest.fixture(scope="module")
 def ours(tiny: Any) -> Checkpoint:
-    return open_checkpoint(tiny.folder, serving=False)
+    return open_checkpoint(tiny.folder)
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +157,7 @@ def test_live_stream_in_chunks(tiny: Any, ours: Checkpoint) -> None:
 @pytest.mark.parametrize("experts", [False, True])
 def test_live_stream_with_tied_embeddings(tiny_qwen3vl: Callable[..., Any], experts: bool) -> None:
     tiny = tiny_qwen3vl(seed=4, tied=True, experts=experts)
-    ours = open_checkpoint(tiny.folder, serving=False)
+    ours = open_checkpoint(tiny.folder)
     stream = live_stream(ours)
     assert ours.model.decoder.lm_head is None
     assert distance(our_logits(ours, stream), reference_logits(tiny, stream)) < TOLERANCE
@@ -170,7 +170,7 @@ def test_other_shapes(tiny_qwen3vl: Callable[..., Any]) -> None:
     vision = {"deepstack_visual_indexes": [0, 1, 3], "num_position_embeddings": 100}
     for experts, chosen in ((False, 2), (True, 1), (True, 6)):
         tiny = tiny_qwen3vl(seed=8, text=text | {"num_experts_per_tok": chosen}, vision=vision, experts=experts)
-        ours = open_checkpoint(tiny.folder, serving=False)
+        ours = open_checkpoint(tiny.folder)
         stream = live_stream(ours)
         assert distance(our_logits(ours, stream), reference_logits(tiny, stream)) < TOLERANCE, (experts, chosen)
 
