@@ -96,9 +96,9 @@ class FrameFeed:
         self.full = len(self._waiting) >= self._bound
         self._news.set()
 
-    def end(self, at_ms: int) -> None:
-        """Tells the engine, after all pictures offered so far, that none up to ``at_ms`` will follow."""
-        self._waiting.append(EndMedia(session_id=self._engine_id, at_ms=at_ms))
+    def end(self) -> None:
+        """Tells the engine, after all pictures offered so far, that no more are on their way."""
+        self._waiting.append(EndMedia(session_id=self._engine_id))
         self._news.set()
 
     async def run(self) -> None:

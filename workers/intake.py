@@ -107,7 +107,7 @@ class Intake:
             except BusUnavailable:
                 return  # asked again within a second
         if self._reading.at("video") >= self._media_end_id:
-            self._feed.end(self._media_end.at_ms)
+            self._feed.end()
             self._media_end = None
 
     async def ask(self, ask: Ask, *, prefix: tuple[int, ...] = (), resumed: bool = False) -> None:

@@ -48,7 +48,7 @@ class FakeSession:
     opened: OpenSession
     times: list[int] = field(default_factory=list)
     greys: list[int] = field(default_factory=list)
-    ended_at: int = -1
+    media_ended: bool = False
     waiting: list[AskQuestion] = field(default_factory=list)
     running: dict[str, AskQuestion] = field(default_factory=dict)
     closed: bool = False
@@ -94,7 +94,7 @@ class FakeEngine:
             case PushFrame():
                 self._see(command)
             case EndMedia() if session:
-                session.ended_at = command.at_ms
+                session.media_ended = True
                 self._settle(command.session_id)
             case AskQuestion() if session:
                 session.waiting.append(command)
@@ -185,7 +185,7 @@ class FakeEngine:
     def _settle(self, session_id: str) -> None:
         session = self.sessions[session_id]
         for ask in list(session.waiting):
-            seen = session.newest_ms >= ask.at_ms or session.ended_at >= ask.at_ms
+            seen = session.newest_ms >= ask.at_ms or session.media_ended
             if seen or time.monotonic() >= ask.wait_until:
                 session.waiting.remove(ask)
                 session.running[ask.question_id] = ask

@@ -135,7 +135,7 @@ async def test_the_end_of_the_media_is_never_shed(rig: Rig) -> None:
         rig.feed.offer(make_picture(second), lossless=False)
     await rig.settle(4)
     rig.feed.offer(make_picture(5), lossless=False)
-    rig.feed.end(5000)
+    rig.feed.end()
     for second in range(6, 12):
         rig.feed.offer(make_picture(second), lossless=False)
     await rig.take_all()

@@ -131,7 +131,7 @@ class Engine:
         elif isinstance(command, CancelQuestion):
             session.cancel(command.question_id)
         elif isinstance(command, EndMedia):
-            session.end_media(command.at_ms)
+            session.end_media()
         else:
             session.close()
             self.pool.close(session.trunk.share)
@@ -178,7 +178,7 @@ class Engine:
         except ValueError:
             session.taken(Frame(command, 0), "dropped_invalid")
             return
-        session.frames.append(Frame(command, height * width))
+        session.push(Frame(command, height * width))
 
     def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))

@@ -48,10 +48,9 @@ class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
 
 
 class EndMedia(Message, frozen=True, kw_only=True, tag="end_media"):
-    """No frame up to ``at_ms`` will be pushed any more."""
+    """Nothing is on its way: no question need wait for a frame, until the next one is pushed."""
 
     session_id: str
-    at_ms: int
 
 
 class AskQuestion(Message, frozen=True, kw_only=True, tag="ask"):

@@ -53,7 +53,7 @@ class Session:
         self.timeline = Timeline(trunk, header.clock, voice.chat, bounds, lambda pages: self.answers.relieve(pages))
         self.answers = Answers(self.id, self.timeline, voice, emit, self._remember)
         self._share, self._chat, self._emit = trunk.share, voice.chat, emit
-        self._ended_ms = -1
+        self._media_ended = False
 
     @property
     def kv_bytes(self) -> int:
@@ -84,8 +84,13 @@ class Session:
             )
         self.answers.cancel(question_id)
 
-    def end_media(self, at_ms: int) -> None:
-        self._ended_ms = max(self._ended_ms, at_ms)
+    def push(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        self._media_ended = False
+
+    def end_media(self) -> None:
+        """No question waits for frames that have not been pushed by now, until one is."""
+        self._media_ended = True
 
     def close(self) -> None:
         """Ends everything that is under way."""
@@ -158,7 +163,7 @@ class Session:
             return True
         if self.frames:
             return self.frames[0].command.t_ms > at_ms
-        return self._ended_ms >= at_ms
+        return self._media_ended
 
     def _question_ids(self) -> list[str]:
         return [

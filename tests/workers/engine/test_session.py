@@ -212,7 +212,7 @@ def test_a_question_waits_no_longer_than_it_must(rig: Callable[..., Rig], how: s
     if how == "later frame":
         r.push(2000)
     elif how == "end of media":
-        r.engine.handle(EndMedia(session_id="s", at_ms=1500))
+        r.engine.handle(EndMedia(session_id="s"))
     else:
         r.now = 10.0
     r.run()
@@ -224,8 +224,22 @@ def test_the_end_of_media_waits_for_the_frames_before_it(rig: Callable[..., Rig]
     r.open()
     for t_ms in (0, 1000, 2000):
         r.push(t_ms)
-    r.engine.handle(EndMedia(session_id="s", at_ms=5000))
+    r.engine.handle(EndMedia(session_id="s"))
     r.ask(at_ms=5000)
+    r.run()
+    assert r.said(QuestionStarted)[0].as_of_ms == 2000
+
+
+def test_media_that_go_on_after_their_end_are_waited_for_again(rig: Callable[..., Rig]) -> None:
+    r = rig()
+    r.open()
+    r.push(0)
+    r.engine.handle(EndMedia(session_id="s"))
+    r.push(1000)
+    r.ask(at_ms=2000)
+    r.run()
+    assert r.said(QuestionStarted) == []
+    r.push(2000)
     r.run()
     assert r.said(QuestionStarted)[0].as_of_ms == 2000
 
