@@ -38,7 +38,7 @@ WARM_UP_S = 3  # sessions' first pictures, before anything is asked
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the server is put under: `every` so many seconds a question to each session, a trunk of `budget` tokens."""
+    """What the server is put under: `every` so many seconds a question to each session, `budget` tokens to each session."""
 
     sessions: int
     seconds: int
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=300, help="length of a run; memory is judged after two minutes")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between the questions to one session")
-    parser.add_argument("--budget", type=int, default=1024, help="tokens of a session's memory")
+    parser.add_argument("--budget", type=int, default=1376, help="tokens of a session, three quarters of them trunk")
     parser.add_argument("--jitter", type=float, default=0.1, help="deviation of arrival times in seconds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)

@@ -42,7 +42,7 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.bfloat16 if cuda else torch.float32
     folder = resolve(arguments.model, revision=arguments.revision, cache=arguments.cache_dir, offline=arguments.offline)
     settings = EngineSettings(
-        name=arguments.model,
+        name=folder.name if Path(arguments.model).expanduser().is_dir() else arguments.model,
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
         step_tokens=arguments.step_tokens or (2_048 if cuda else 128),
         step_pictures=arguments.step_pictures or (16 if cuda else 1),
