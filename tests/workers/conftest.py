@@ -1,13 +1,18 @@
-"""Factories of small models and tokenizers that the tests of the worker's rooms share."""
+"""What the tests of the worker's rooms share: small models and tokenizers, and a bus on a server of its own."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from launcher.valkey import bundled_binary
+from protocol.bus import Bus
+from protocol.connection import Connection
+from tests.conformance.servers import Server
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -216,3 +221,21 @@ def _write_processors(folder: Path, definition: Mapping[str, Any], patch_size: i
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(bundled_binary(), tmp_path_factory.mktemp("bus") / "s.sock") as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(server: Server) -> AsyncIterator[Bus]:
+    connection = Connection(server.url)
+    await connection.command("FLUSHALL")
+    bus = await Bus.connect(server.url)
+    yield bus
+    await bus.aclose()
+    lasting = [key for key in await connection.command("KEYS", "*") if await connection.command("PTTL", key) == -1]
+    await connection.aclose()
+    assert lasting == [], "keys that never expire"
