@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import sys
 import time
 
@@ -42,10 +44,17 @@ async def serve(settings: Settings, keyring: Keyring) -> int:
     try:
         server = DrainServer(create_app(settings, bus, keyring), settings)
         logger.info("gateway listens", extra={"address": f"http://{settings.host}:{settings.port}"})
-        await server.serve()
+        await server.serve(sockets=_inherited(settings))
         return 0
     finally:
         await bus.aclose()
+
+
+def _inherited(settings: Settings) -> list[socket.socket] | None:
+    if settings.listen_fd is None:
+        return None
+    os.set_inheritable(settings.listen_fd, False)  # it is for this process alone, not for decoders
+    return [socket.socket(fileno=settings.listen_fd)]
 
 
 async def _connect(settings: Settings) -> Bus:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from protocol.bus import Bus
-from protocol.errors import Replaced
+from protocol.errors import LonglookError
 from protocol.messages import ModelCard
 from protocol.sessions import SessionRecord
 from server.background import Background
@@ -130,6 +130,5 @@ class Feeds:
         except Exception:
             # One session's fault must not end the task group that all sessions share.
             logger.exception("a session's way in failed", extra={"session_id": session_id})
-            ingest.tell(error_event(Replaced("the session's way in failed; connect again")))
-            ingest.replaced()
+            ingest.tell(error_event(LonglookError("the session's way in failed; it begins again with the next chunk")))
             self.drop(session_id)

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
+    listen_fd: int | None = Field(default=None, description="a listening socket that was inherited, in place of both")
     redis_url: str = Field(
         default="redis://127.0.0.1:6379", validation_alias=AliasChoices("LONGLOOK_REDIS_URL", "REDIS_URL", "redis_url")
     )

@@ -65,11 +65,18 @@ class Delivery:
         self._listener = listener
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
+        self._over = asyncio.Event()
         self._settled_ms = -1
         self._moved = asyncio.Event()
 
     async def put(self, work: Work, size: int, *, replaceable: bool = False) -> None:
-        """Queue work; waits while the inbox is full. A replaceable picture takes the place of its track's last one."""
+        """Queue work; waits while the inbox is full. A replaceable picture takes the place of its track's last one.
+
+        Raises:
+            SessionClosed: the delivery has ended.
+        """
+        if self._over.is_set():
+            raise SessionClosed("the session takes no more media")
         number = 0 if work.track is None else work.track.number
         if work.track is not None and work.sequence is not None:
             work.track.pending += 1
@@ -77,6 +84,8 @@ class Delivery:
         if old is not None and old.track is not None:
             old.track.pending -= 1
             self._tally.dropped("superseded")
+        if self._over.is_set():
+            settle(work, SessionClosed("the session takes no more media"))
 
     def pin(self) -> None:
         """Pictures that wait now will not be replaced by newer ones."""
@@ -93,7 +102,7 @@ class Delivery:
             await self._moved.wait()
 
     async def run(self) -> None:
-        """Decode and append until cancelled."""
+        """Decode and append until cancelled; whoever waits for something then is told."""
         try:
             while True:
                 try:
@@ -104,6 +113,8 @@ class Delivery:
                     continue
                 await self._do(work)
         finally:
+            self._over.set()
+            await self._abandon(SessionClosed("the session takes no more media"))
             await self._give_back()
 
     async def _do(self, work: Work) -> None:
@@ -113,6 +124,9 @@ class Delivery:
         except LonglookError as failed:
             error = failed
             await self._refuse(work, failed)
+        except BaseException:
+            settle(work, SessionClosed("the session takes no more media"))
+            raise
         if work.track is not None and work.sequence is not None:
             work.track.pending -= 1
             work.track.finished = work.sequence

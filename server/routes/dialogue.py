@@ -293,10 +293,11 @@ class Dialogue:
 
     async def _feed(self) -> Ingest:
         """The session's ingest, fed by this socket from its first chunk on."""
-        if self._ingest is None:
-            self._ingest = await self._gateway.sessions.feed(self._record)
-            self._ingest.attach(self)
-        return self._ingest
+        ingest = await self._gateway.sessions.feed(self._record)
+        if ingest is not self._ingest:
+            self._ingest = ingest
+            ingest.attach(self)
+        return ingest
 
     # --- what the ingest says -----------------------------------------------------------------------------------------
 

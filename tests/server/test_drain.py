@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -26,7 +26,8 @@ AUTH = {"authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-async def apart(valkey_url: str, worker: FakeWorker) -> AsyncIterator[GatewayProcess]:
+def apart(valkey_url: str, bus: Bus) -> Iterator[GatewayProcess]:
+    """Name it before the worker: while it starts, the tests' own loop stands still, and so would the worker."""
     with gateway_process(valkey_url) as gateway:
         yield gateway
 
@@ -105,17 +106,16 @@ async def _status(http: httpx.AsyncClient, wanted: int) -> bool:
     return (await http.get("/readyz")).status_code == wanted
 
 
-async def test_a_session_goes_on_at_another_gateway(gateway: Served, worker: FakeWorker, valkey_url: str) -> None:
+async def test_a_session_goes_on_at_another_gateway(apart: GatewayProcess, gateway: Served, worker: FakeWorker) -> None:
     """The capture clock, the resume token and the outputs are in the bus, not in the gateway that dies."""
     session = await gateway.open()
-    with gateway_process(valkey_url) as other:
-        async with connect(f"{other.live_url}?session={session['id']}", additional_headers=AUTH) as socket:
-            token = (await hear(socket, "session.ready"))["resume_token"]
-            await socket.send(chunk(JPEG, 0, 100, picture("red")))
-            first = await answer(socket)
-            await hear(socket, lambda e: e["type"] == "session.health" and e["frames_out"] == 1)
-        other.process.kill()
-        await asyncio.to_thread(other.process.wait)
+    async with connect(f"{apart.live_url}?session={session['id']}", additional_headers=AUTH) as socket:
+        token = (await hear(socket, "session.ready"))["resume_token"]
+        await socket.send(chunk(JPEG, 0, 100, picture("red")))
+        first = await answer(socket)
+        await hear(socket, lambda e: e["type"] == "session.health" and e["frames_out"] == 1)
+    apart.process.kill()
+    await asyncio.to_thread(apart.process.wait)
     query = f"?session={session['id']}&token={token}&last_event_id={first['event_id']}"
     async with connect(gateway.live_url + query) as socket:
         assert (await hear(socket, "session.ready"))["resumed"] is True

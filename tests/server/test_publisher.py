@@ -311,6 +311,21 @@ async def test_lanes_of_another_publisher_are_left_alone() -> None:
         assert bench.times() == []
 
 
+async def test_whoever_waits_is_told_when_the_way_in_ends() -> None:
+    async with Bench() as bench:
+        bench.decoder.gate.clear()
+        under_way = await bench.ingest.post_picture("jpeg", picture("red"), 0, None, wait=True)
+        await bench.decoder.begun.wait()
+        flushing = asyncio.create_task(bench.ingest.flush())
+        await asyncio.sleep(0)
+    for waiting in (under_way.settled, flushing):
+        assert waiting is not None
+        with pytest.raises(SessionClosed):
+            await asyncio.wait_for(waiting, 5)
+    with pytest.raises(SessionClosed):
+        await bench.send(0, 0)
+
+
 async def test_a_closed_sessions_media_have_nowhere_to_go() -> None:
     async with Bench(SessionClosed("over")) as bench:
         posted = await bench.ingest.post_picture("jpeg", picture("red"), 0, None, wait=True)
