@@ -16,8 +16,13 @@ from server.settings import Limits
 
 logger = logging.getLogger(__name__)
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # clients may send any word
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 MEDIA_SUFFIX = "/media"  # the one route with large bodies; it limits them itself
+
+
+def new_request_id() -> str:
+    return f"r_{secrets.token_hex(8)}"
 
 
 class RequestLog:
@@ -31,7 +36,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"r_{secrets.token_hex(8)}"
+        request_id = new_request_id()
         begun, status = time.monotonic(), 500
 
         async def stamped(message: Message) -> None:
@@ -48,12 +53,13 @@ class RequestLog:
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         handler = getattr(scope.get("route"), "path", "page")
-        self._metrics.http_requests.labels(handler, scope["method"], str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.http_requests.labels(handler, method, str(status)).inc()
         self._metrics.http_duration.labels(handler).observe(seconds)
         level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
         fields = {
             "request_id": request_id,
-            "method": scope["method"],
+            "method": method,
             "path": handler,
             "status": status,
             "duration_ms": round(seconds * 1000, 1),

@@ -15,6 +15,7 @@ from server.auth import bearer
 from server.faults import error_response
 from server.gateway import Gateway
 from server.limits import check_origin
+from server.requests import new_request_id
 from server.routes.dialogue import Dialogue
 from server.routes.streams import last_event
 
@@ -42,8 +43,11 @@ async def live(
             held.enter_context(gateway.sockets.hold(record.spec.tenant, gateway.settings.limits.sockets))
             await Dialogue(websocket, gateway, record, resumed=resumed).run(after)
         except LonglookError as error:
-            logger.info("live socket refused", extra={"code": error.code})
-            await websocket.send_denial_response(error_response(error))
+            request_id = new_request_id()
+            logger.info("live socket refused", extra={"code": error.code, "request_id": request_id})
+            refusal = error_response(error)
+            refusal.headers["x-request-id"] = request_id
+            await websocket.send_denial_response(refusal)
 
 
 async def _admit(

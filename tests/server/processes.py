@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -39,9 +40,17 @@ class GatewayProcess:
 
 
 @contextmanager
-def child(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python program that ends with the block."""
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={"PATH": os.environ["PATH"], **environment})
+def child(
+    command: list[str], environment: Mapping[str, str], log: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python program that ends with the block; ``log`` takes what it says."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        stdout=log,
+        stderr=log,
+    )
     try:
         yield process
     finally:
@@ -54,7 +63,7 @@ def child(command: list[str], environment: Mapping[str, str]) -> Iterator[subpro
 
 
 @contextmanager
-def gateway_process(bus_url: str, **settings: str) -> Iterator[GatewayProcess]:
+def gateway_process(bus_url: str, *, log: IO[bytes] | None = None, **settings: str) -> Iterator[GatewayProcess]:
     """``python -m server``, ready."""
     port = free_port()
     environment = {
@@ -63,7 +72,7 @@ def gateway_process(bus_url: str, **settings: str) -> Iterator[GatewayProcess]:
         "LONGLOOK_API_KEYS": f"alice:{KEY},bob:{OTHER_KEY}",
         **settings,
     }
-    with child(["-m", "server"], environment) as process:
+    with child(["-m", "server"], environment, log) as process:
         gateway = GatewayProcess(process, f"http://127.0.0.1:{port}")
         _wait(lambda: gateway.ready() is not None, process)
         yield gateway

@@ -36,6 +36,7 @@ async def refusal(gateway: Served, path: str, **headers: str) -> tuple[int, str]
         async with connect(gateway.live_url + path, additional_headers=headers):
             pass
     response = refused.value.response
+    assert response.headers["x-request-id"].startswith("r_")
     return response.status_code, json.loads(response.body)["error"]["code"]
 
 

@@ -288,6 +288,8 @@ async def test_probes_metrics_models_and_the_document(gateway: Served, worker: F
     assert [found["id"] for found in workers] == ["w_fake"]
     metrics = (await gateway.http.get("/metrics")).text
     assert 'longlook_http_requests_total{handler="/v1/models",method="GET",status="200"} 1.0' in metrics
+    await gateway.http.request("ODD", "/v1/models")
+    assert 'method="other",status="405"' in (await gateway.http.get("/metrics")).text
     document = (await gateway.http.get("/openapi.json")).json()
     answers = document["paths"]["/v1/sessions/{session_id}/questions"]["post"]["responses"]
     assert answers["200"]["content"]["application/json"]["example"]["object"] == "answer"
