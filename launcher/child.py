@@ -18,9 +18,15 @@ PR_SET_PDEATHSIG = 1
 
 
 async def spawn(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, guarded: bool | None = None
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    inherited: Sequence[int] = (),
+    guarded: bool | None = None,
 ) -> asyncio.subprocess.Process:
-    """Starts ``command`` bound to the life of this process. ``guarded`` forces or forbids the guard process.
+    """Starts ``command`` bound to the life of this process, with the descriptors ``inherited``.
+
+    ``guarded`` forces or forbids the guard process.
 
     RuntimeError outside of the main thread; OSError if the program cannot be started.
     """
@@ -29,12 +35,13 @@ async def spawn(
     if guarded is None:
         guarded = not sys.platform.startswith("linux")
     if guarded:
-        return await _spawn_guarded(command, environment)
+        return await _spawn_guarded(command, environment, inherited)
     return await asyncio.create_subprocess_exec(
         *command,
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         start_new_session=True,
+        pass_fds=tuple(inherited),
         preexec_fn=_die_with(os.getpid()),  # runs prctl alone, between fork and exec
     )
 
@@ -51,7 +58,9 @@ async def stop(process: asyncio.subprocess.Process, *, seconds: float) -> int:
         return await process.wait()
 
 
-async def _spawn_guarded(command: Sequence[str], environment: Mapping[str, str] | None) -> asyncio.subprocess.Process:
+async def _spawn_guarded(
+    command: Sequence[str], environment: Mapping[str, str] | None, inherited: Sequence[int]
+) -> asyncio.subprocess.Process:
     watched, held = os.pipe()
     try:
         # The parent's end is inherited by nobody, so that it closes with the parent.
@@ -60,7 +69,7 @@ async def _spawn_guarded(command: Sequence[str], environment: Mapping[str, str] 
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
-            pass_fds=(watched,),
+            pass_fds=(watched, *inherited),
         )
     except BaseException:
         os.close(held)

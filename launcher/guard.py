@@ -18,7 +18,8 @@ from types import FrameType
 def main(arguments: Sequence[str]) -> int:
     """Returns the child's exit status, negative signal numbers as 128 + n."""
     pipe, command = int(arguments[0]), arguments[1:]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  # the launcher's own command
+    # What was inherited is handed on; this process opened nothing that could be inherited yet.
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # noqa: S603  # the launcher's own
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)

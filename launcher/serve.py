@@ -25,6 +25,7 @@ from protocol.errors import BusUnavailable
 
 BUS_WAIT_S = 10.0
 POLL_S = 0.2
+BACKLOG = 1024
 DRAIN_MARGIN_S = 20.0  # for the last words of engine and bus
 
 Tell = Callable[[str], None]
@@ -57,14 +58,24 @@ def free_port(host: str) -> int:
 
 def port_problem(host: str, port: int) -> str:
     """Why nothing can listen there, or nothing."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return f"{host}:{port}: {error.strerror}"
+    try:
+        listen(host, port).close()
+    except OSError as error:
+        return f"{host}:{port}: {error.strerror}"
     return ""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that outlives each gateway: who connects while one is restarted waits, and is not refused."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def new_key() -> str:
@@ -82,11 +93,13 @@ async def serve(settings: Settings, plan: Plan, tell: Tell) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stopper(stopping))
     with ExitStack() as stack:
+        listening = stack.enter_context(listen(plan.host, plan.port))
+        os.environ["LONGLOOK_LISTEN_FD"] = str(listening.fileno())
         path = None if settings.redis_url else stack.enter_context(private_socket())
         os.environ["LONGLOOK_REDIS_URL"] = settings.redis_url or socket_url(path or Path())
         _greet(plan, embedded=path is not None, tell=tell)
         try:
-            return await _supervise(_programs(settings, plan, path), plan, stopping, tell)
+            return await _supervise(_programs(settings, plan, path, listening), plan, stopping, tell)
         except BusUnavailable as error:
             tell(f"{error.message}. {last_words(path) if path else 'Is REDIS_URL right, and its server running?'}")
         except CannotStart as error:
@@ -94,11 +107,11 @@ async def serve(settings: Settings, plan: Plan, tell: Tell) -> int:
         return 1
 
 
-def _programs(settings: Settings, plan: Plan, path: Path | None) -> list[Program]:
+def _programs(settings: Settings, plan: Plan, path: Path | None, listening: socket.socket) -> list[Program]:
     """In the order in which they start."""
     programs = [
         Program("worker", _command("worker"), plan.worker_drain_s + DRAIN_MARGIN_S),
-        Program("gateway", _command("gateway"), plan.gateway_drain_s + DRAIN_MARGIN_S),
+        Program("gateway", _command("gateway"), plan.gateway_drain_s + DRAIN_MARGIN_S, (listening.fileno(),)),
     ]
     if path is None:
         return programs

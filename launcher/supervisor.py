@@ -28,11 +28,12 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """``stop_s``: how long it may take to end after SIGTERM, longer than its own drain."""
+    """``stop_s``: how long it may take to end after SIGTERM, longer than its own drain. ``inherited``: descriptors."""
 
     name: str
     command: Sequence[str]
     stop_s: float = 5.0
+    inherited: Sequence[int] = ()
 
 
 async def keep_running(program: Program) -> None:
@@ -54,7 +55,7 @@ async def keep_running(program: Program) -> None:
 
 
 async def _run_once(program: Program) -> int:
-    process = await spawn(program.command)
+    process = await spawn(program.command, inherited=program.inherited)
     try:
         return await process.wait()
     finally:
