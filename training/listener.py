@@ -13,7 +13,7 @@ from workers.models.chat import Span
 from workers.models.checkpoint import Checkpoint
 from workers.models.clock import Clock
 
-_LONGEST = 48
+LONGEST = 48
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Listener:
         branch: list[Piece] = []
         said: list[int] = []
         stops = self._checkpoint.tokenizer.special.stops
-        while len(said) < _LONGEST:
+        while len(said) < LONGEST:
             hidden = self._run(span, None, [self._header, *self._pieces, *branch])
             branch.append(self._newest)
             token = int(self._checkpoint.model.decoder.logits(hidden[-1:]).argmax())
