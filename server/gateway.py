@@ -108,6 +108,7 @@ async def _beat(gateway: Gateway) -> None:
             gateway.metrics.report_workers(gateway.board.workers)
             await gateway.feeds.publish()
             await gateway.questions.end_unowned()
+            gateway.metrics.decoders.set(len(gateway.nursery))
             gateway.condition.bus_up = True
         except LogLost as lost:
             logger.warning("every session is lost: %s", lost.message)

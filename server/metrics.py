@@ -18,79 +18,62 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self.http_requests = Counter(
-            "longlook_http_requests_total", "REST requests.", ("handler", "method", "status"), registry=r
+        self._count_requests()
+        self._count_media()
+        self._count_questions()
+        self.workers = self._gauge("workers", "Workers that take sessions.", "model")
+        self.capacity_tokens = self._gauge("capacity_tokens", "Tokens that those workers hold room for.", "model")
+        self.reserved_tokens = self._gauge(
+            "reserved_tokens", "Tokens of that room that sessions have reserved.", "model"
         )
-        self.http_duration = Histogram(
-            "longlook_http_request_duration_seconds",
-            "Time to the last byte of a response.",
-            ("handler",),
-            buckets=REQUEST_S,
-            registry=r,
+        self.bus_up = self._gauge("bus_up", "Whether the bus answered when last asked.")
+
+    def _count_requests(self) -> None:
+        self.http_requests = self._counter("http_requests", "REST requests.", "handler", "method", "status")
+        self.http_duration = self._histogram(
+            "http_request_duration_seconds", "Time to the last byte of a response.", REQUEST_S, "handler"
         )
-        self.websockets_active = Gauge(
-            "longlook_websocket_connections_active", "Live sockets that are open.", registry=r
+        self.websockets = self._counter("websocket_connections", "Live sockets accepted.")
+        self.websockets_active = self._gauge("websocket_connections_active", "Live sockets that are open.")
+        self.websocket_duration = self._histogram(
+            "websocket_connection_duration_seconds", "How long live sockets stayed open.", CONNECTION_S
         )
-        self.websockets = Counter("longlook_websocket_connections_total", "Live sockets accepted.", registry=r)
-        self.websocket_duration = Histogram(
-            "longlook_websocket_connection_duration_seconds",
-            "How long live sockets stayed open.",
-            buckets=CONNECTION_S,
-            registry=r,
+        self.slow_readers = self._counter("slow_readers", "Clients that did not take what was sent to them in time.")
+
+    def _count_media(self) -> None:
+        self.active_streams = self._gauge("active_streams", "Sessions that this gateway feeds.")
+        self.frames_received = self._counter("frames_received", "Pictures that clients sent.", "source")
+        self.frames_sampled = self._counter("frames_sampled", "Pictures handed to workers.")
+        self.frames_dropped = self._counter("frames_dropped", "Pictures lost on the way, by reason.", "reason")
+        self.ingest_lag = self._histogram(
+            "ingest_lag_seconds", "From a picture's arrival to its append to the lane.", REQUEST_S
         )
-        self.active_streams = Gauge("longlook_active_streams", "Sessions that this gateway feeds.", registry=r)
-        self.frames_received = Counter(
-            "longlook_frames_received_total", "Pictures that clients sent.", ("source",), registry=r
+        self.decoders = self._gauge("decoder_processes", "Decoder processes that are up.")
+        self.decoders_lost = self._counter("decoders_lost", "Decoder processes that crashed or missed a deadline.")
+
+    def _count_questions(self) -> None:
+        self.requests_waiting = self._gauge(
+            "num_requests_waiting", "Questions accepted here whose answer has not begun."
         )
-        self.frames_sampled = Counter("longlook_frames_sampled_total", "Pictures handed to workers.", registry=r)
-        self.frames_dropped = Counter(
-            "longlook_frames_dropped_total", "Pictures lost on the way, by reason.", ("reason",), registry=r
+        self.requests_running = self._gauge("num_requests_running", "Questions accepted here that are being answered.")
+        self.request_success = self._counter("request_success", "Questions that ended.", "finished_reason")
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From a question's acceptance to its first token here.", LATENCY_S
         )
-        self.ingest_lag = Histogram(
-            "longlook_ingest_lag_seconds",
-            "From a picture's arrival to its append to the lane.",
-            buckets=REQUEST_S,
-            registry=r,
+        self.request_latency = self._histogram(
+            "e2e_request_latency_seconds", "From a question's acceptance to its end here.", LATENCY_S
         )
-        self.decoders = Gauge("longlook_decoder_processes", "Decoder processes that are up.", registry=r)
-        self.decoders_lost = Counter(
-            "longlook_decoders_lost_total", "Decoder processes that crashed or missed a deadline.", registry=r
-        )
-        self.requests_waiting = Gauge(
-            "longlook_num_requests_waiting", "Questions accepted here whose answer has not begun.", registry=r
-        )
-        self.requests_running = Gauge(
-            "longlook_num_requests_running", "Questions accepted here whose answer is under way.", registry=r
-        )
-        self.request_success = Counter(
-            "longlook_request_success_total", "Questions that ended.", ("finished_reason",), registry=r
-        )
-        self.time_to_first_token = Histogram(
-            "longlook_time_to_first_token_seconds",
-            "From a question's acceptance to its first token here.",
-            buckets=LATENCY_S,
-            registry=r,
-        )
-        self.request_latency = Histogram(
-            "longlook_e2e_request_latency_seconds",
-            "From a question's acceptance to its end here.",
-            buckets=LATENCY_S,
-            registry=r,
-        )
-        self.prompt_tokens = Counter("longlook_prompt_tokens_total", "Tokens of questions.", registry=r)
-        self.generation_tokens = Counter("longlook_generation_tokens_total", "Tokens of answers.", registry=r)
-        self.slow_readers = Counter(
-            "longlook_slow_readers_total", "Clients that did not take what was sent to them in time.", registry=r
-        )
-        self.workers = Gauge("longlook_workers", "Workers that take sessions.", ("model",), registry=r)
-        self.capacity_tokens = Gauge(
-            "longlook_capacity_tokens", "Tokens that those workers hold room for.", ("model",), registry=r
-        )
-        self.reserved_tokens = Gauge(
-            "longlook_reserved_tokens", "Tokens of that room that sessions have reserved.", ("model",), registry=r
-        )
-        self.bus_up = Gauge("longlook_bus_up", "Whether the bus answered when last asked.", registry=r)
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of questions.")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens of answers.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"longlook_{name}_total", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"longlook_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"longlook_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def report_workers(self, workers: Iterable[WorkerState]) -> None:
         """The workers as last seen, by model. A model that no worker serves any more is left out."""

@@ -33,7 +33,12 @@ class Nursery:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._forker: _Forker | None = None
+        self._open: set[int] = set()
         self.restarts = 0
+
+    def __len__(self) -> int:
+        """Decoders that were spawned and not closed yet."""
+        return len(self._open)
 
     async def __aenter__(self) -> Self:
         self._forker = await asyncio.to_thread(_Forker)
@@ -61,7 +66,12 @@ class Nursery:
         except BaseException:
             ours.close()
             raise
+        self._open.add(pid)
         return Decoder(self, pid, reader, writer)
+
+    def closed(self, pid: int) -> None:
+        """The gateway has hung up on a decoder."""
+        self._open.discard(pid)
 
     async def kill(self, pid: int) -> None:
         await self._ask(Kill(pid), [])
@@ -159,6 +169,7 @@ class Decoder:
 
     async def close(self) -> None:
         """Hang up; an idle decoder ends by itself."""
+        self._nursery.closed(self.pid)
         self._writer.close()
         try:
             await self._writer.wait_closed()

@@ -117,6 +117,7 @@ class FileFeed:
                 else:
                     raise _refusal(result)
         except DecoderLost:
+            self._ingest.tally.decoder_lost()
             raise BadMedia("the decoder was lost over the file") from None
         raise BadMedia("the file's decoder ended early")
 

@@ -286,6 +286,12 @@ async def test_probes_metrics_models_and_the_document(gateway: Served, worker: F
     assert models[0]["frame"] == {"width": 64, "height": 48, "tokens": 4}
     workers = (await gateway.http.get("/readyz")).json()["workers"]
     assert [found["id"] for found in workers] == ["w_fake"]
+    await post_picture(gateway, await gateway.open(), "red")
+
+    async def counted() -> bool:
+        return "longlook_decoder_processes 1.0" in (await gateway.http.get("/metrics")).text
+
+    await until(counted)
     metrics = (await gateway.http.get("/metrics")).text
     assert 'longlook_http_requests_total{handler="/v1/models",method="GET",status="200"} 1.0' in metrics
     await gateway.http.request("ODD", "/v1/models")
