@@ -15,7 +15,7 @@ PACE = 4.0  # the least seconds between two changes; the most is 8
 PER_CLIP = 5
 _FROM = 16.0  # questions about the past need one
 _TRIES = 60
-_SCRIPTS = 20
+_SCRIPTS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def long_clip(seed: int, questions: int, age: float, every: float) -> Clip:
 
 
 def _clip(rng: Random, kinds: list[Kind], sides: "cycle[str]") -> Clip:
-    """The first video of some that lets every one of `kinds` be asked, or else the last of them with those it does."""
+    """The first video of some that lets every one of `kinds` be asked."""
     best: list[Question] = []
     for _ in range(_SCRIPTS):
         script = direct(rng.getrandbits(60), CLIP_SECONDS, PACE)
