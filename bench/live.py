@@ -38,7 +38,7 @@ WARM_UP_S = 3  # sessions' first pictures, before anything is asked
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the server is put under: `every` so many seconds a question to each session, `budget` tokens to each session."""
+    """What the server is put under: to each session `budget` tokens, and a question `every` so many seconds."""
 
     sessions: int
     seconds: int
