@@ -1,4 +1,4 @@
-"""For all tests: one thread for each process, since several run side by side and small matrices gain nothing from more."""
+"""For all tests: one thread a process, since several run side by side and small matrices gain nothing from more."""
 
 import os
 
