@@ -29,15 +29,10 @@ def _weights(present: float, backward: float, absent: float) -> tuple[tuple[Kind
 
 
 STAGES = (
-    Stage("pictures", 1800, 176, Syllabus(6, 20, 896, (1.0, 1.0, 4.0), (6, 6), _weights(1.0, 0.4, 1.3), 0.1)),
-    Stage("clips", 3500, 88, Syllabus(12, 24, 1536, (1.0, 1.0, 1.0, 2.0, 0.5), (8, 12), _weights(0.7, 1.3, 1.2))),
+    Stage("pictures", 1500, 176, Syllabus(6, 20, 896, (1.0, 1.0, 4.0), (6, 6), _weights(1.0, 0.4, 1.3), 0.1)),
+    Stage("clips", 850, 88, Syllabus(12, 24, 1536, (1.0, 1.0, 1.0, 2.0, 0.5), (8, 12), _weights(0.7, 1.3, 1.2))),
     Stage(
-        "streams", 3500, 24, Syllabus(44, 34, 3712, (1.0, 1.0, 1.0, 1.0, 2.0, 0.5), (24, 44), _weights(0.7, 1.3, 1.2))
+        "streams", 1950, 24, Syllabus(44, 34, 3712, (1.0, 1.0, 1.0, 1.0, 2.0, 0.5), (24, 44), _weights(0.7, 1.3, 1.2))
     ),
-    Stage(
-        "minutes",
-        1000,
-        12,
-        Syllabus(88, 48, 6912, (1.0,) * 5 + (2.0, 0.5), (30, 48), _weights(0.6, 1.6, 1.0), aged=0.7),
-    ),
+    Stage("minutes", 380, 8, Syllabus(132, 44, 9472, (1.0, 1.0, 1.0, 2.0), (32, 64), _weights(0.8, 1.2, 1.2))),
 )

@@ -3,7 +3,7 @@
     python -m training.train --state /tmp/mini --out models/mini
 
 Stages: `pictures` (six pictures, mostly what is there now), `clips` (twelve), `streams` (44, the trunk a window of
-them) and `minutes` (88 pictures, up to three minutes). Every update is numbered and depends only on the seed and its
+them) and `minutes` (132 pictures, up to four minutes). Every update is numbered and depends only on the seed and its
 number; a run that finds a state goes on from it. `--until` ends a run early, `--minutes` by the clock; the learning
 rate falls to nothing over the whole plan, however many runs it takes. Tokenizer and configuration are in models/mini:
 `python -m training.vocabulary` and `python -m training.architecture` write them.
