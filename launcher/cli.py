@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ Host = Annotated[str | None, typer.Option(help="address to listen on")]
 Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="port to listen on; 0 picks a free one")]
 Model = Annotated[str | None, typer.Option(help="bundled name, folder of weights, or organisation/name on the hub")]
 Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the hub")]
+CacheDir = Annotated[Path | None, typer.Option(help="where downloads are kept; default: the hub's own cache")]
+Offline = Annotated[bool | None, typer.Option("--offline", help="download nothing")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda")]
 RedisUrl = Annotated[str | None, typer.Option(help="redis://, rediss:// or unix://; also REDIS_URL")]
 
@@ -55,6 +58,8 @@ def serve(
     port: Port = None,
     model: Model = None,
     revision: Revision = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = None,
     device: Device = None,
     redis_url: RedisUrl = None,
 ) -> None:
@@ -67,8 +72,8 @@ def serve(
     from workers.settings import Settings as WorkerSettings
 
     _need_torch()
-    put_flags({"host": host, "port": port, "model": model, "revision": revision, "device": device})
-    put_flags({"redis_url": redis_url})
+    put_flags({"host": host, "port": port, "redis_url": redis_url})
+    put_flags({"model": model, "revision": revision, "cache_dir": cache_dir, "offline": offline, "device": device})
     configure_logs("launcher")
     gateway, worker = GatewaySettings(), WorkerSettings()
     if gateway.port == 0:
@@ -94,7 +99,7 @@ def serve(
     )
     try:
         raise typer.Exit(asyncio.run(run(Settings(), plan, typer.echo)))
-    except (ValkeyMissing, PermissionError) as error:
+    except (ValkeyMissing, OSError) as error:
         _fail(str(error))
 
 
@@ -108,13 +113,21 @@ def gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None) ->
 
 
 @app.command()
-def worker(model: Model = None, revision: Revision = None, device: Device = None, redis_url: RedisUrl = None) -> None:
+def worker(
+    model: Model = None,
+    revision: Revision = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = None,
+    device: Device = None,
+    redis_url: RedisUrl = None,
+) -> None:
     """Run a worker alone. Needs REDIS_URL and torch."""
     _need_torch()
     from workers.main import main as run
     from workers.settings import Settings as WorkerSettings
 
-    put_flags({"model": model, "revision": revision, "device": device, "redis_url": redis_url or _redis_url()})
+    put_flags({"model": model, "revision": revision, "cache_dir": cache_dir, "offline": offline, "device": device})
+    put_flags({"redis_url": redis_url or _redis_url()})
     raise typer.Exit(run(WorkerSettings()))
 
 

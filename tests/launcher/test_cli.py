@@ -166,3 +166,19 @@ def test_serve_without_the_bus_it_was_told_of(monkeypatch: pytest.MonkeyPatch) -
     status, output = run("serve", "--port", "0", "--redis-url", "unix:///nowhere/s.sock")
     assert status == 1
     assert "Is REDIS_URL right" in output
+
+
+def test_where_a_model_comes_from_is_told_by_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[WorkerSettings] = []
+
+    def listen(settings: WorkerSettings) -> int:
+        told.append(settings)
+        return 0
+
+    monkeypatch.setattr("workers.main.main", listen)
+    flags = ("--model", "a/b", "--revision", "main", "--cache-dir", str(tmp_path), "--offline", "--device", "cuda")
+    status, _ = run("worker", *flags, "--redis-url", "redis://127.0.0.1:1")
+    assert status == 0
+    (settings,) = told
+    asked = ["--model", "a/b", "--revision", "main", "--cache-dir", str(tmp_path), "--device", "cuda", "--offline"]
+    assert settings.engine_arguments() == asked
