@@ -15,6 +15,7 @@ from training.world.director import direct
 from training.world.moment import Moment
 from training.world.questions import PRESENT, Question, ask
 from training.world.renderer import Renderer
+from training.world.suite import PACE
 from training.world.video import pictures
 
 _TRIES = 40
@@ -35,7 +36,7 @@ def rendered(seed: int, seconds: int, every: float, offset: float, jitter: float
     Arrivals are late by a normal deviate of `jitter` seconds, cut at three of them; a picture never overtakes another.
     """
     rng = Random(seed)
-    script = direct(seed, float(seconds))
+    script = direct(seed, float(seconds), PACE)
     shown = [_jpeg(picture) for picture in pictures(script, 1.0, Renderer.on(torch.device("cpu")))]
     late = [min(abs(rng.gauss(0, jitter)), 3 * jitter) for _ in shown]
     questions: dict[int, Question] = {}
