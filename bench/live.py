@@ -174,7 +174,7 @@ def table(result: dict[str, Any]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=6)
-    parser.add_argument("--seconds", type=int, default=300, help="length of a run; memory is judged after two minutes")
+    parser.add_argument("--seconds", type=int, default=240, help="length of a run; memory is judged after two minutes")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between the questions to one session")
     parser.add_argument("--budget", type=int, default=1376, help="tokens of a session, three quarters of them trunk")
     parser.add_argument("--jitter", type=float, default=0.1, help="deviation of arrival times in seconds")

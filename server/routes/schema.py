@@ -14,7 +14,7 @@ SESSION_EXAMPLE: dict[str, Any] = {
     "model": "mini",
     "state": "starting",
     "created_at": 1795417200.0,
-    "settings": {"fps": 1.0, "budget_tokens": 2048, "policy": "window", "instructions": "", "ingest": "live"},
+    "settings": {"fps": 1.0, "budget_tokens": 3072, "policy": "window", "instructions": "", "ingest": "live"},
     "capabilities": {"vision": True, "audio": False},
     "live_url": "/v1/live?session=s_5f0c3a9e1b7d4c2a8e6f9b01",
 }
@@ -30,7 +30,7 @@ HEALTH_EXAMPLE: dict[str, Any] = {
     "frames_out": 62,
     "frames_prefilled": 62,
     "dropped": {"superseded": 1},
-    "memory": {"kv_bytes": 12582912, "kv_budget_bytes": 12582912, "tokens": 2048},
+    "memory": {"kv_bytes": 12582912, "kv_budget_bytes": 18874368, "tokens": 2048},
     "audio_ms": 0,
 }
 TOKEN_EXAMPLE: dict[str, Any] = {"connect_token": "ct_Qm9fR2lRr1mW", "connect_token_expires_in": 60}
@@ -64,7 +64,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "frame": {"width": 224, "height": 224, "tokens": 64},
     "max_fps": 2.0,
     "policies": ["window", "full"],
-    "default_budget_tokens": 2048,
+    "default_budget_tokens": 3072,
     "max_budget_tokens": 16384,
 }
 
