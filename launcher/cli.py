@@ -64,10 +64,10 @@ def serve(
     redis_url: RedisUrl = None,
 ) -> None:
     """Run everything on this machine: an embedded Valkey (unless REDIS_URL is set), a worker and the gateway."""
-    from launcher.serve import Plan, free_port, new_key, port_problem
+    from launcher.serve import Plan, free_port, port_problem
     from launcher.serve import serve as run
     from protocol.logs import configure_logs
-    from server.auth import parse_keys
+    from server.auth import new_key, parse_keys
     from server.settings import Settings as GatewaySettings
     from workers.settings import Settings as WorkerSettings
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -76,11 +75,6 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-def new_key() -> str:
-    """A random API key, good for 192 bits."""
-    return f"ll_{secrets.token_urlsafe(24)}"
 
 
 async def serve(settings: Settings, plan: Plan, tell: Tell) -> int:

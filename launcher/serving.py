@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from launcher.child import spawn, stop
-from launcher.serve import free_port, new_key
+from launcher.serve import free_port
 from longlook_client import AsyncClient, LonglookError
+from server.auth import new_key
 
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
