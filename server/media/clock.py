@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SAME_CLOCK_MS = 2_000.0  # a returning client whose clock fits this well never stopped it
+SAME_CLOCK_MS = 2_000.0  # a clock that fits this well is one that was known before
 LIVE_JUMP_MS = 60_000.0
 COMPLETE_JUMP_MS = 86_400_000.0
 GAP_MS = 10_000.0
+BACKWARD_S = 10.0  # a live track whose times stay back for so long has another clock
 
 
 class BackwardTime(ValueError):
@@ -16,7 +17,7 @@ class BackwardTime(ValueError):
 
 @dataclass(frozen=True)
 class Stamp:
-    """``gap_ms``: media were absent for so long. ``jump_ms``: the client's clock jumped by so much: corrected."""
+    """``gap_ms``: the track was absent for so long. ``jump_ms``: its clock jumped by so much: corrected."""
 
     t_ms: int
     gap_ms: int = 0
@@ -24,7 +25,7 @@ class Stamp:
 
 
 class SessionClock:
-    """One session's time. The first chunk is 0; every track of one publisher shares its capture clock.
+    """One session's time. The first chunk is 0; the tracks of one publisher share its capture clock until one jumps.
 
     Arrival (``now``, seconds) never stamps a chunk whose capture time makes sense: it tells only how far a clock that
     changed or jumped must have gone on meanwhile.
@@ -44,8 +45,10 @@ class SessionClock:
         self._newest_ms = newest_ms
         self._newest_at = newest_at
         self._base_ms = None if origin_us is None else origin_us / 1000  # capture time of session time 0
+        self._bases: dict[int, float] = {}  # the same for tracks that have a clock of their own
         self._fresh = True  # the next capture time may be of another clock
         self._tracks: dict[int, int] = {}
+        self._refused_since: dict[int, float] = {}
 
     @property
     def newest_ms(self) -> int:
@@ -71,16 +74,15 @@ class SessionClock:
         expected = self.expected(now)
         if self._base_ms is None:
             self._base_ms = capture_ms - expected
-        t_ms = capture_ms - self._base_ms
-        latest = expected + (SAME_CLOCK_MS if self._fresh and not self._lossless else self._jump_ms)
-        jump = 0.0
-        if t_ms > latest or (self._fresh and t_ms < self._newest_ms - SAME_CLOCK_MS):
-            jump = 0.0 if self._fresh else t_ms - expected
-            self._base_ms += t_ms - expected
-            t_ms = expected
+        told = self._fresh or track not in self._tracks  # what was never heard before cannot have jumped
+        if self._fresh and not self._continues(capture_ms - self._base_of(track), expected):
+            self._base_ms = capture_ms - expected
+            self._bases.clear()
         self._fresh = False
+        stated = capture_ms - self._base_of(track)
+        t_ms = self._corrected(track, capture_ms, expected, now)
         stamp = self._accept(track, max(round(t_ms), 0), now)
-        return Stamp(stamp.t_ms, stamp.gap_ms, round(jump))
+        return Stamp(stamp.t_ms, stamp.gap_ms, 0 if told else round(stated - t_ms))
 
     def place(self, track: int, t_ms: int, now: float) -> Stamp:
         """Stamp a chunk whose session time is given outright."""
@@ -97,11 +99,42 @@ class SessionClock:
             return 0.0
         return self._newest_ms + (0.0 if self._lossless else max(now - self._newest_at, 0.0) * 1000)
 
+    def _base_of(self, track: int) -> float:
+        return self._bases.get(track, self._base_ms or 0.0)
+
+    def _continues(self, t_ms: float, expected: float) -> bool:
+        """Whether a connection's first chunk comes from the clock of the connection before."""
+        latest = expected + (self._jump_ms if self._lossless else SAME_CLOCK_MS)
+        return self._newest_ms - SAME_CLOCK_MS <= t_ms <= latest
+
+    def _corrected(self, track: int, capture_ms: float, expected: float, now: float) -> float:
+        """Session time by the track's clock or, where that cannot be, by another known one, or by a new one."""
+        t_ms = capture_ms - self._base_of(track)
+        newest = self._tracks.get(track)
+        far = t_ms > expected + self._jump_ms or (newest is None and t_ms < expected - self._jump_ms)
+        if not far and (newest is None or max(round(t_ms), 0) >= newest):
+            self._refused_since.pop(track, None)
+            return t_ms
+        for base in [self._base_ms or 0.0, *self._bases.values()]:
+            other = capture_ms - base
+            if abs(other - expected) <= SAME_CLOCK_MS and other >= (newest or 0):
+                break
+        else:
+            if not far and not self._stays_back(track, now):
+                return t_ms
+            base = capture_ms - expected
+        self._bases[track] = base
+        self._refused_since.pop(track, None)
+        return capture_ms - base
+
+    def _stays_back(self, track: int, now: float) -> bool:
+        return not self._lossless and now - self._refused_since.setdefault(track, now) >= BACKWARD_S
+
     def _accept(self, track: int, t_ms: int, now: float) -> Stamp:
-        if t_ms < self._tracks.get(track, 0):
+        before = self._tracks.get(track)
+        if t_ms < (before or 0):
             raise BackwardTime(f"track {track} is already past {t_ms} ms")
-        since = t_ms - self._newest_ms
-        gap = since if self._newest_ms >= 0 and since > GAP_MS else 0
+        since = 0 if before is None else t_ms - before
         self._tracks[track] = t_ms
         self.advance(t_ms, now)
-        return Stamp(t_ms, gap)
+        return Stamp(t_ms, since if since > GAP_MS else 0)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from protocol.errors import BadMedia, LonglookError, NotFound, Replaced, SessionClosed
 from server.faults import error_event, notice_event
 from server.media.decoders import Decoder, DecoderLost, Nursery
@@ -65,12 +67,14 @@ class Delivery:
         self._listener = listener
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
+        self._wanted: dict[int, Work] = {}  # of each track the newest waiting unit whose picture is to be delivered
         self._over = asyncio.Event()
         self._settled_ms = -1
         self._moved = asyncio.Event()
 
     async def put(self, work: Work, size: int, *, replaceable: bool = False) -> None:
-        """Queue work; waits while the inbox is full. A replaceable picture takes the place of its track's last one.
+        """Queue work; waits while the inbox is full. A replaceable picture takes the place of its track's last one;
+        a unit's is left out then, for later units build on it.
 
         Raises:
             SessionClosed: the delivery has ended.
@@ -80,7 +84,9 @@ class Delivery:
         number = 0 if work.track is None else work.track.number
         if work.track is not None and work.sequence is not None:
             work.track.pending += 1
-        old = await self._inbox.put(Entry(work, number, size, replaceable))
+        if replaceable and isinstance(work.job, Unit):
+            self._supersede(number, work)
+        old = await self._inbox.put(Entry(work, number, size, replaceable and isinstance(work.job, Still)))
         if old is not None and old.track is not None:
             old.track.pending -= 1
             self._tally.dropped("superseded")
@@ -90,6 +96,7 @@ class Delivery:
     def pin(self) -> None:
         """Pictures that wait now will not be replaced by newer ones."""
         self._inbox.pin()
+        self._wanted.clear()
 
     def arrived(self, t_ms: int) -> None:
         self._settled_ms = max(self._settled_ms, t_ms)
@@ -117,8 +124,17 @@ class Delivery:
             await self._abandon(SessionClosed("the session takes no more media"))
             await self._give_back()
 
+    def _supersede(self, track: int, work: Work) -> None:
+        before = self._wanted.get(track)
+        if before is not None and isinstance(before.job, Unit):
+            before.job = msgspec.structs.replace(before.job, keep=False)
+            self._tally.dropped("superseded")
+        self._wanted[track] = work
+
     async def _do(self, work: Work) -> None:
         error: LonglookError | None = None
+        if work.track is not None and self._wanted.get(work.track.number) is work:
+            del self._wanted[work.track.number]
         try:
             await self._deliver(work, await self._decode(work.job))
         except LonglookError as failed:
@@ -183,6 +199,7 @@ class Delivery:
     async def _abandon(self, error: LonglookError) -> None:
         """The lanes are another's, or gone: what waits has nowhere to go."""
         waiting = await self._inbox.clear()
+        self._wanted.clear()
         self._tally.dropped(error.code if not isinstance(error, Replaced) else "replaced", len(waiting))
         for work in waiting:
             if work.track is not None and work.sequence is not None:

@@ -124,12 +124,12 @@ class Ingest:
         if stamp is None:
             return
         continues = track.continues(chunk.sequence)
-        track.take(chunk.sequence, stamp.t_ms)
+        track.take(chunk.sequence, chunk.capture_us)
         if chunk.codec is not Codec.PCM16:
             self.tally.came("socket", now)
         job = self._job(track, chunk, stamp.t_ms, continues=continues)
         if job is not None:
-            replaceable = isinstance(job, Still) and not self._lossless
+            replaceable = not self._lossless and (isinstance(job, Still) or (isinstance(job, Unit) and job.keep))
             work = Work(job, now, track, chunk.sequence)
             await self._delivery.put(work, len(chunk.data), replaceable=replaceable)
 
@@ -231,18 +231,17 @@ class Ingest:
 
     def _stamp(self, track: Track, chunk: Chunk, now: float) -> Stamp | None:
         """None for a chunk that is not to be taken: one that was before, or one more that is out of order."""
+        if track.repeats(chunk.sequence, chunk.capture_us):
+            return None
         try:
             stamp = self.clock.capture(chunk.track, chunk.capture_us, now)
         except BackwardTime as error:
             if chunk.sequence <= track.offered:
                 return None
             self.tally.dropped("backward")
-            if "backward" in track.told:
+            if not track.refuse(chunk.sequence):
                 return None
-            track.told.add("backward")
             raise BadMedia(f"{error}: capture times must not go back") from None
-        if track.repeats(chunk.sequence, stamp.t_ms):
-            return None
         if stamp.gap_ms or stamp.jump_ms:
             data = {"track": chunk.track, "gap_ms": stamp.gap_ms, "jump_ms": stamp.jump_ms}
             self.tell(notice_event("discontinuity", "capture times jumped, or media was absent", data))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from server.media.jobs import PCM_RATE
 from server.media.sampler import Sampler
+
+REMEMBERED = 512  # more chunks of a track than a client keeps without an acknowledgement
 
 
 class Codec(IntEnum):
@@ -38,24 +41,34 @@ class Track:
     sampler: Sampler
     rate: int = PCM_RATE
     channels: int = 1
-    newest_ms: int = -1
     offered: int = -1  # sequence of the newest chunk taken
     finished: int = -1  # sequence of the newest chunk that left the decoder
     pending: int = 0
     received: int = 0
     keyframe_wanted: bool = False
-    told: set[str] = field(default_factory=set)  # refusals that the client heard of already
+    refusing: bool = False  # the newest chunk was refused for its capture time
+    _taken: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
-    def take(self, sequence: int, t_ms: int) -> None:
-        self.offered, self.newest_ms = sequence, t_ms
+    def take(self, sequence: int, capture_us: int) -> None:
+        self.offered = sequence
         self.received += 1
+        self.refusing = False
+        self._taken.append((sequence, capture_us))
 
-    def repeats(self, sequence: int, t_ms: int) -> bool:
+    def refuse(self, sequence: int) -> bool:
+        """Settle a chunk whose capture time is refused; whether it is the first of a run of them."""
+        first, self.refusing = not self.refusing, True
+        self.offered = sequence
+        self.received += 1
+        return first
+
+    def repeats(self, sequence: int, capture_us: int) -> bool:
         """Whether a chunk was taken before: a client that lost its connection sends again what was not acknowledged."""
-        return sequence <= self.offered and t_ms <= self.newest_ms
+        return sequence <= self.offered and (sequence, capture_us) in self._taken
 
     def continues(self, sequence: int) -> bool:
-        return self.offered < 0 or sequence == self.offered + 1
+        """Whether no chunk is missing before this one."""
+        return self.offered < 0 or (sequence == self.offered + 1 and not self.refusing)
 
     @property
     def settled(self) -> int:

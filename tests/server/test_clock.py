@@ -86,3 +86,69 @@ def test_absurd_capture_times_are_harmless(capture_us: int) -> None:
     clock = SessionClock(lossless=False)
     assert clock.capture(0, capture_us, now=0.0).t_ms == 0
     assert 0 <= clock.capture(1, 2**63 - 1, now=1.0).t_ms <= 1001
+
+
+def test_only_the_track_whose_clock_jumps_is_corrected() -> None:
+    clock = SessionClock(lossless=False)
+    clock.capture(0, 0, now=0.0)
+    clock.capture(1, 0, now=0.0)
+    clock.capture(0, 5 * S, now=5.0)
+    assert clock.capture(1, 3605 * S, now=5.0) == Stamp(5000, jump_ms=3_600_000)
+    assert clock.capture(0, 6 * S, now=6.0) == Stamp(6000)
+    assert clock.capture(1, 3606 * S, now=6.0) == Stamp(6000)
+
+
+def test_tracks_that_jump_together_stay_together() -> None:
+    clock = SessionClock(lossless=False)
+    for track in (0, 1):
+        clock.capture(track, 0, now=0.0)
+    assert clock.capture(0, 1000 * S, now=2.0) == Stamp(2000, jump_ms=998_000)
+    assert clock.capture(1, 1000 * S + 20_000, now=2.3) == Stamp(2020, jump_ms=998_000)
+
+
+def test_a_single_wrong_time_stamp_does_not_move_the_clock() -> None:
+    clock = SessionClock(lossless=False)
+    clock.capture(0, 0, now=0.0)
+    assert clock.capture(0, 5000 * S, now=1.0).t_ms == 1000
+    assert clock.capture(0, 2 * S, now=2.0) == Stamp(2000, jump_ms=-4_999_000)
+    assert clock.capture(0, 3 * S, now=3.0) == Stamp(3000)
+
+
+def test_a_live_clock_that_stays_back_is_another_one() -> None:
+    """A camera that restarts at 1970 is refused at first, and followed once it is plain that it means it."""
+    clock = SessionClock(lossless=False)
+    clock.capture(0, 1000 * S, now=0.0)
+    clock.capture(0, 1030 * S, now=30.0)
+    for second in range(10):
+        with pytest.raises(BackwardTime):
+            clock.capture(0, second * S, now=31.0 + second)
+    assert clock.capture(0, 10 * S, now=41.0) == Stamp(41_000, gap_ms=11_000, jump_ms=-1_031_000)
+    assert clock.capture(0, 11 * S, now=42.0) == Stamp(42_000)
+
+
+def test_a_recordings_clock_that_stays_back_is_refused_for_ever() -> None:
+    clock = SessionClock(lossless=True)
+    clock.capture(0, 1000 * S, now=0.0)
+    clock.capture(0, 1030 * S, now=0.1)
+    for second in range(30):
+        with pytest.raises(BackwardTime):
+            clock.capture(0, (1000 + second) * S, now=1.0 + second)
+    assert clock.capture(0, 1031 * S, now=40.0) == Stamp(31_000)
+
+
+def test_a_gap_is_one_tracks_own() -> None:
+    clock = SessionClock(lossless=False)
+    for second in range(31):
+        clock.capture(0, second * S, now=float(second))
+        if second in (0, 30):
+            stamp = clock.capture(1, second * S, now=float(second))
+    assert stamp == Stamp(30_000, gap_ms=30_000)
+
+
+def test_a_camera_that_joins_with_a_clock_of_its_own_is_placed_by_its_arrival() -> None:
+    clock = SessionClock(lossless=False)
+    clock.capture(0, 10**9 * S, now=0.0)
+    assert clock.capture(1, 5 * S, now=4.0) == Stamp(4000)
+    assert clock.capture(2, 10**12 * S, now=5.0) == Stamp(5000)
+    assert clock.capture(0, (10**9 + 6) * S, now=6.0) == Stamp(6000)
+    assert clock.capture(1, 7 * S, now=6.1) == Stamp(6000)
