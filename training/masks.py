@@ -12,10 +12,10 @@ Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 def visible(batch: Mapping[str, Tensor], b: Tensor, query: Tensor, key: Tensor) -> Tensor:
     """Whether in example `b` the token `query` sees the token `key`; index tensors of any shapes that broadcast."""
-    branch, tick = batch["branch"], batch["tick"]
+    branch = batch["branch"]
     same_branch = (branch[b, key] == branch[b, query]) & (branch[b, key] != 0)
     in_trunk = (branch[b, key] == 0) & (key < batch["fork"][b, query])
-    in_window = tick[b, key] > tick[b, query] - batch["window"][b]
+    in_window = batch["tick"][b, query] < batch["until"][b, key]
     return (key <= query) & (same_branch | (in_trunk & in_window))
 
 

@@ -3,10 +3,11 @@
     python -m training.train --state /tmp/mini --out models/mini
 
 Stages: `pictures` (six pictures, mostly what is there now), `clips` (twelve), `streams` (44, the trunk a window of
-them) and `minutes` (132 pictures, up to four minutes). Every update is numbered and depends only on the seed and its
-number; a run that finds a state goes on from it. `--until` ends a run early, `--minutes` by the clock; the learning
-rate falls to nothing over the whole plan, however many runs it takes. Tokenizer and configuration are in models/mini:
-`python -m training.vocabulary` and `python -m training.architecture` write them.
+them) and `minutes` (132 pictures, up to four minutes); in some examples of the last two, patches that did not change
+are left out. Every update is numbered and depends only on the seed and its number; a run that finds a state goes on
+from it. `--until` ends a run early, `--minutes` by the clock; the learning rate falls to nothing over the whole plan,
+however many runs it takes. Tokenizer and configuration are in models/mini: `python -m training.vocabulary` and
+`python -m training.architecture` write them.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from training.muon import Muon
 from training.stages import STAGES, Stage
 from training.state import load_state, save_state
 from training.student import Outcome, Student
+from training.thinning import thinned
 from workers.models.checkpoint import save_model
 from workers.models.decoder import DecoderLayer
 from workers.models.families import QWEN25VL, read_config
@@ -67,6 +69,7 @@ class Trainer:
                 group["lr"] = self._rate * schedule(step, len(self._plan))
         batch = {name: array.to(self._device, non_blocking=True) for name, array in batch.items()}
         pictures = self._studio.pictures(batch)
+        batch = thinned(batch, pictures)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             outcome: Outcome = self.student(pictures, batch, self._attention(batch))
         torch.autograd.backward(outcome.total)

@@ -64,8 +64,18 @@ def test_a_branch_sees_the_window_and_itself_alone(lesson: Lesson) -> None:
         assert set(own) <= set(keys)
         now = ticks[own[0]]
         trunk = keys[lesson.branch[keys] == 0]
-        frames = {int(tick) for tick in ticks[trunk] if tick != LASTING}
+        frames = set(ticks[trunk[lesson.until[trunk] != LASTING]].tolist())
         assert frames == set(range(max(0, now - lesson.window + 1), now + 1))
+
+
+def test_remembered_answers_are_given_in_view_of_pictures(teacher: Teacher) -> None:
+    lesson = teacher.lesson(5, replace(SYLLABUS, remembered=1.0))
+    mask = seen(lesson)
+    said = np.flatnonzero((lesson.branch == 0) & (lesson.target != IGNORED))
+    assert len(said) > 0
+    for row in said:
+        newest = lesson.pads.reshape(-1, 64)[lesson.tick[row]]
+        assert bool(mask[row, newest].all())
 
 
 def test_pictures_see_backwards_only_and_no_branch(lesson: Lesson) -> None:

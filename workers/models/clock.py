@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
 
-SEGMENT_LIMIT_MS = 60_000
+SEGMENT_LIMIT_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)

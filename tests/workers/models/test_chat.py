@@ -65,14 +65,14 @@ def test_first_frame_opens_a_segment_and_the_next_one_continues_it(chat: Chat) -
     assert second.clock.next == 14
 
 
-def test_sixty_seconds_end_a_segment(chat: Chat) -> None:
+def test_thirty_seconds_end_a_segment(chat: Chat) -> None:
     first = chat.frame(Clock(rate=2, next=10), 500, 1, 1)
-    last = chat.frame(first.clock, 60_499, 1, 1)
-    assert (readable(last), columns(last)) == ("#", [(131, 11, 11)])  # 59.999 s round to 120 steps of time
+    last = chat.frame(first.clock, 30_499, 1, 1)
+    assert (readable(last), columns(last)) == ("#", [(71, 11, 11)])  # 29.999 s round to 60 steps of time
 
-    beyond = chat.frame(last.clock, 60_500, 1, 1)
+    beyond = chat.frame(last.clock, 30_500, 1, 1)
     assert readable(beyond) == "<close><open>#"
-    assert columns(beyond) == line(132, 134)
+    assert columns(beyond) == line(72, 74)
 
 
 def test_scene_change_starts_a_segment_anew(chat: Chat) -> None:

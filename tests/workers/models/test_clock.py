@@ -53,11 +53,11 @@ def test_clock_follows_time_once_it_outruns_the_grid() -> None:
     assert after == [4, 4, 5, 7, 9]
 
 
-def test_segment_admits_until_sixty_seconds() -> None:
+def test_segment_admits_until_thirty_seconds() -> None:
     _, clock = Clock(rate=2).opened(2, 2).grid(3_000)
     assert clock.segment is not None
-    assert clock.segment.admits(62_999, 2, 2)
-    assert not clock.segment.admits(63_000, 2, 2)
+    assert clock.segment.admits(32_999, 2, 2)
+    assert not clock.segment.admits(33_000, 2, 2)
     assert not clock.segment.admits(4_000, 2, 3)
     assert Segment(base=0, height=2, width=2).admits(10**9, 2, 2)
 
