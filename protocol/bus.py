@@ -7,6 +7,7 @@
 * ``lanes``: questions, cancels, media in
 * ``leases``: ownership, epochs, cursors
 * ``outputs``: answers out, answers by question id
+* ``sources``: cameras and files that gateways pull
 * ``tokens``: connect and resume tokens
 
 Opening a session takes three steps, each safe to repeat: ``placement.reserve``, ``sessions.open``, ``placement.call``.
@@ -28,6 +29,7 @@ from protocol.outputs import Outputs, OutputTail
 from protocol.placement import Placement
 from protocol.retention import Retention
 from protocol.sessions import Sessions
+from protocol.sources import Sources
 from protocol.tail import Tail
 from protocol.tokens import Tokens
 
@@ -44,6 +46,7 @@ class Bus:
         self.lanes = Lanes(connection, retention)
         self.leases = Leases(connection, retention)
         self.outputs = Outputs(connection, retention)
+        self.sources = Sources(connection, retention)
         self.tokens = Tokens(connection)
 
     @classmethod

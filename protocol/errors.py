@@ -36,6 +36,13 @@ class ForbiddenOrigin(LonglookError):
     status = 403
 
 
+class ForbiddenAddress(LonglookError):
+    """A source's address is none that this gateway may connect to."""
+
+    code = "forbidden_address"
+    status = 403
+
+
 class NotFound(LonglookError):
     """An unknown session or question, or one of another tenant: the two look alike from outside."""
 

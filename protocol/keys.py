@@ -43,6 +43,26 @@ def idempotency(scope: str, key: str) -> str:
     return f"ll:{{{scope}}}:idempotency:{digest(key)}"
 
 
+def sources(session_id: str) -> str:
+    """Hash name -> SourceSpec."""
+    return f"ll:{{{session_id}}}:sources"
+
+
+def source_states(session_id: str) -> str:
+    """How the session's sources are, by name."""
+    return f"ll:{{{session_id}}}:sources:states"
+
+
+def source_holder(session_id: str) -> str:
+    """Id of the gateway that pulls the session's sources."""
+    return f"ll:{{{session_id}}}:sources:holder"
+
+
+def pulled() -> str:
+    """Sorted set of the ids of sessions that have sources."""
+    return "ll:{sources}:sessions"
+
+
 def tenant(name: str) -> str:
     """Sorted set of a tenant's session ids by the time they were opened."""
     return f"ll:{{tenant:{digest(name)}}}:sessions"

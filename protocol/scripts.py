@@ -91,6 +91,22 @@ touch(ARGV[3], KEYS[1])
 return {'ok'}
 """)
 
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+# KEYS holder | gateway ttl
+HOLD_SOURCES = Script("""
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return {'held'} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {'ok'}
+""")
+
+# KEYS holder | gateway
+RELEASE_SOURCES = Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return {'ok'}
+""")
+
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
 # KEYS session lease control unanswered [question] | kind payload question_id ttl question_ttl keep max_unanswered
