@@ -35,6 +35,11 @@ def unanswered(session_id: str) -> str:
     return f"ll:{{{session_id}}}:unanswered"
 
 
+def turns(session_id: str) -> str:
+    """Stream of the newest questions and answers that the session remembers."""
+    return f"ll:{{{session_id}}}:turns"
+
+
 def token(session_id: str, secret: str) -> str:
     return f"ll:{{{session_id}}}:token:{digest(secret)}"
 

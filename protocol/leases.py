@@ -122,7 +122,7 @@ class Leases:
     def _renewal(self, lease: Lease, stats: SessionStats) -> Call:
         names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
         names += [keys.lane(lease.session_id, lane) for lane in keys.LANES]
-        names += [keys.unanswered(lease.session_id), keys.output(lease.session_id)]
+        names += [keys.unanswered(lease.session_id), keys.output(lease.session_id), keys.turns(lease.session_id)]
         limits = (self._keep.lease_ms, self._keep.session_ms)
         return Call(RENEW, names, [lease.worker_id, lease.epoch, *limits, encode(stats)])
 

@@ -145,6 +145,14 @@ class Closed(Message, frozen=True, kw_only=True, tag="closed"):
     reason: str
 
 
+class Turn(Message, frozen=True, kw_only=True, tag="turn"):
+    """A question and its answer that the session remembers; their place is after the frames up to ``at_ms``."""
+
+    at_ms: int
+    question: str
+    answer: list[int]  # token ids
+
+
 Output = Owned | AnswerStarted | AnswerDelta | AnswerDone | AnswerFailed | Notice | Closed
 
 # --- records in hashes ------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from protocol import keys
 from protocol.codec import decode, decode_output, encode
 from protocol.connection import Argument, Connection
 from protocol.errors import BadRequest, LeaseLost, NotFound
 from protocol.ids import START, EntryId
-from protocol.messages import AnswerDone, AnswerFailed, AnswerStarted, Ask, Output, QuestionRecord
+from protocol.messages import AnswerDone, AnswerFailed, AnswerStarted, Ask, Output, QuestionRecord, Turn
 from protocol.retention import Retention
 from protocol.scripts import FAIL, OUTPUT
 from protocol.tail import Tail
@@ -30,22 +31,36 @@ class Outputs:
         self._connection = connection
         self._keep = retention
 
-    async def append(self, session_id: str, epoch: int, entries: Sequence[tuple[int, Output]]) -> None:
+    async def append(
+        self,
+        session_id: str,
+        epoch: int,
+        entries: Sequence[tuple[int, Output]],
+        turns: Mapping[int, Turn] = MappingProxyType({}),
+    ) -> None:
         """Appends outputs as ``<epoch>-<n>``, in order; safe to repeat. A final output becomes the question's outcome
-        in the same script, unless the question has one already: then it is left out.
+        in the same script, unless the question has one already: then it is left out. ``turns``: what the session
+        remembers of the final output ``n``.
 
         Raises LeaseLost where a newer epoch speaks for the session, or the session is gone.
         """
-        names = [keys.session(session_id), keys.output(session_id), keys.unanswered(session_id)]
-        arguments: list[Argument] = [epoch, self._keep.output_ms, self._keep.session_ms, self._keep.answer_ms]
+        names = [keys.session(session_id), keys.output(session_id), keys.unanswered(session_id), keys.turns(session_id)]
+        keep = self._keep
+        arguments: list[Argument] = [epoch, keep.output_ms, keep.session_ms, keep.answer_ms, keep.turns]
         for n, output in entries:
             kind, question_id = _effect(output)
             if kind:
                 names.append(keys.question(session_id, question_id))
-            arguments += [f"{epoch}-{n}", encode(output), kind, question_id]
+            turn = turns.get(n)
+            arguments += [f"{epoch}-{n}", encode(output), kind, question_id, b"" if turn is None else encode(turn)]
         reply = await self._connection.run(OUTPUT, names, *arguments)
         if reply[0] != b"ok":
             raise LeaseLost("another worker speaks for this session")
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        """What the session remembers of its questions and answers, oldest first."""
+        reply = await self._connection.command("XRANGE", keys.turns(session_id), "-", "+")
+        return [decode(Turn, fields[b"m"]) for _, fields in reply]
 
     async def fail_unowned(self, session_id: str, failed: AnswerFailed) -> bool:
         """Ends a question of a session that no worker owns; gateways do so to questions that waited too long.

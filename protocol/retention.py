@@ -26,6 +26,7 @@ class Retention:
     video_bytes: int = 32 << 20
     audio_bytes: int = 8 << 20
     unanswered: int = 64  # questions of one session without an outcome
+    turns: int = 64  # remembered questions and answers of one session, from which its memory can be rebuilt
 
     def lane_bytes(self, lane: Lane) -> int:
         return self.audio_bytes if lane == "audio" else self.video_bytes

@@ -50,7 +50,7 @@ touch(ARGV[3], KEYS[1])
 return {'ok'}
 """)
 
-# KEYS session lease control audio video unanswered output | worker epoch payload reason keep_closed
+# KEYS session lease control audio video unanswered output turns | worker epoch payload reason keep_closed
 # An empty worker closes a session that nobody owns.
 FINISH = Script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
@@ -60,7 +60,7 @@ if (redis.call('GET', KEYS[2]) or '') ~= ARGV[1] then return {'lost'} end
 if ARGV[1] ~= '' and epoch ~= ARGV[2] then return {'lost'} end
 redis.call('XADD', KEYS[7], epoch .. '-*', 'm', ARGV[3], 'a', whole(now))
 redis.call('HSET', KEYS[1], 'state', 'closed', 'reason', ARGV[4])
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[8])
 touch(ARGV[5], KEYS[1], KEYS[7])
 return {'ok'}
 """)
@@ -215,14 +215,14 @@ return {'ok', epoch, spec, state, cursor or '0-0', last and last[1] or '0-0', en
   counts[1], counts[2], counts[3] or '-1', redis.call('HGETALL', KEYS[6])}
 """)
 
-# KEYS session lease control audio video unanswered output | worker epoch lease_ttl ttl stats
+# KEYS session lease control audio video unanswered output turns | worker epoch lease_ttl ttl stats
 # A lease that ran out but was taken by nobody is the old owner's still: the epoch says so.
 RENEW = Script("""
 local epoch, active, state = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'active', 'state'))
 if epoch ~= ARGV[2] or state == 'closed' then return {'lost'} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'stats', ARGV[5]) end
-touch(ARGV[4], KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
+touch(ARGV[4], KEYS[1], unpack(KEYS, 3))
 return {'ok', now - active, state}
 """)
 
@@ -246,16 +246,16 @@ return {'ok'}
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
 
-# KEYS session output unanswered [question...] | epoch keep ttl answer_ttl, then id payload kind question_id of
-# each entry; an entry whose kind is not empty uses up the next question key
+# KEYS session output unanswered turns [question...] | epoch keep ttl answer_ttl keep_turns, then id payload kind
+# question_id turn of each entry; an entry whose kind is not empty uses up the next question key
 OUTPUT = Script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
-local at = 4
-for i = 5, #ARGV, 4 do
-  local id, payload, kind, question = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local answered = false
+local at = 5
+for i = 6, #ARGV, 5 do
+  local id, payload, kind, question, turn = unpack(ARGV, i, i + 4)
+  local outcome, answered = nil, false
   if kind ~= '' then
-    local outcome = redis.call('HGET', KEYS[at], 'outcome')
+    outcome = redis.call('HGET', KEYS[at], 'outcome')
     answered = outcome and outcome ~= payload
   end
   if not answered then
@@ -265,6 +265,7 @@ for i = 5, #ARGV, 4 do
     elseif type(reply) == 'table' and reply.err then return reply end
     if kind == 'started' then redis.call('HSET', KEYS[at], 'started', 1) end
     if kind == 'final' then
+      if turn ~= '' and not outcome then redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[5], '*', 'm', turn) end
       redis.call('HSET', KEYS[at], 'outcome', payload)
       redis.call('HDEL', KEYS[3], question)
     end
@@ -277,7 +278,7 @@ for _ = 1, 64 do
   if not head or tonumber(head[2][4]) >= now - ARGV[2] then break end
   redis.call('XDEL', KEYS[2], head[1])
 end
-touch(ARGV[3], KEYS[2])
+touch(ARGV[3], KEYS[2], KEYS[4])
 return {'ok'}
 """)
 

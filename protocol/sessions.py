@@ -85,7 +85,7 @@ class Sessions:
             keys.lease(session_id),
             *(keys.lane(session_id, lane) for lane in keys.LANES),
         ]
-        names += [keys.unanswered(session_id), keys.output(session_id)]
+        names += [keys.unanswered(session_id), keys.output(session_id), keys.turns(session_id)]
         reply = await self._connection.run(FINISH, names, worker_id, epoch, closed, reason, self._keep.closed_ms)
         return bool(reply[0] in (b"ok", b"gone"))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from protocol.messages import (
     AnswerDelta,
@@ -14,6 +15,7 @@ from protocol.messages import (
     Ask,
     Output,
     Timing,
+    Turn,
     Usage,
 )
 from workers.engine.messages import QuestionDone, QuestionStarted, Refused, Tokens
@@ -21,8 +23,10 @@ from workers.engine.messages import QuestionDone, QuestionStarted, Refused, Toke
 
 @dataclass
 class _Running:
+    ask: Ask
     asked: float  # time.monotonic() of the gateway's acceptance
     resumed: bool
+    tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     queued_ms: float = 0.0
     first_token_ms: float = 0.0
@@ -42,11 +46,18 @@ class Answers:
     def __contains__(self, question_id: str) -> bool:
         return question_id in self._running
 
-    def begin(self, ask: Ask, *, resumed: bool = False) -> None:
-        """``resumed``: its start was published by an owner before."""
+    def begin(self, ask: Ask, *, prefix: Sequence[int] = (), resumed: bool = False) -> None:
+        """``resumed``: its start was published by an owner before, and so were the tokens of ``prefix``."""
         self._none.clear()
         age = max(0.0, time.time() - ask.asked_at)
-        self._running[ask.question_id] = _Running(asked=time.monotonic() - age, resumed=resumed)
+        self._running[ask.question_id] = _Running(ask, time.monotonic() - age, resumed, list(prefix))
+
+    def turn(self, event: QuestionDone, at_ms: int) -> Turn | None:
+        """What the session remembers of an answer that ends now, after the frames up to ``at_ms``."""
+        running = self._running.get(event.question_id)
+        if running is None or not running.ask.remember or event.finish_reason not in ("stop", "length"):
+            return None
+        return Turn(at_ms=at_ms, question=running.ask.text, answer=running.tokens)
 
     def hear(self, event: QuestionStarted | Tokens | QuestionDone | Refused) -> Output | None:
         """What to publish of an event; nothing for questions that are not under way."""
@@ -86,6 +97,7 @@ class Answers:
 
     def _tokens(self, event: Tokens, running: _Running) -> Output:
         running.first_token_ms = running.first_token_ms or _since(running.asked)
+        running.tokens += event.token_ids
         return AnswerDelta(question_id=event.question_id, index=event.index, token_ids=event.token_ids, text=event.text)
 
     def _done(self, event: QuestionDone, running: _Running) -> Output:

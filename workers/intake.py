@@ -112,7 +112,7 @@ class Intake:
 
     async def ask(self, ask: Ask, *, prefix: tuple[int, ...] = (), resumed: bool = False) -> None:
         """Puts a question to the engine. ``prefix``: what of its answer was published by an owner before."""
-        self._answers.begin(ask, resumed=resumed)
+        self._answers.begin(ask, prefix=prefix, resumed=resumed)
         await self._engine.send(
             AskQuestion(
                 session_id=self._engine_id,

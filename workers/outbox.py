@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from protocol.errors import BusUnavailable, LeaseLost
-from protocol.messages import Output
+from protocol.messages import Output, Turn
 
 BATCH = 128
 PAUSES = (0.05, 0.1, 0.2, 0.5)
@@ -17,7 +17,9 @@ PAUSES = (0.05, 0.1, 0.2, 0.5)
 class OutputStream(Protocol):
     """Where outputs are appended: ``protocol.outputs.Outputs``."""
 
-    async def append(self, session_id: str, epoch: int, entries: Sequence[tuple[int, Output]]) -> None: ...
+    async def append(
+        self, session_id: str, epoch: int, entries: Sequence[tuple[int, Output]], turns: Mapping[int, Turn]
+    ) -> None: ...
 
 
 class Outbox:
@@ -33,6 +35,7 @@ class Outbox:
         self._epoch = epoch
         self._limit = limit
         self._waiting: deque[tuple[int, Output]] = deque()
+        self._turns: dict[int, Turn] = {}
         self._next = 1
         self._overflowed = False
         self._news = asyncio.Event()
@@ -43,12 +46,16 @@ class Outbox:
     def depth(self) -> int:
         return len(self._waiting)
 
-    def put(self, output: Output) -> None:
-        """Gives the output its number, from 1 on: ``<epoch>-0`` is what an owner begins with."""
+    def put(self, output: Output, turn: Turn | None = None) -> None:
+        """Gives the output its number, from 1 on: ``<epoch>-0`` is what an owner begins with. ``turn``: what the
+        session remembers of it.
+        """
         if len(self._waiting) >= self._limit:
             self._overflowed = True
         else:
             self._waiting.append((self._next, output))
+            if turn is not None:
+                self._turns[self._next] = turn
             self._next += 1
             self._empty.clear()
         self._news.set()
@@ -63,8 +70,9 @@ class Outbox:
                     raise LeaseLost("the session's outputs could not be written for too long")
                 batch = [self._waiting[n] for n in range(min(BATCH, len(self._waiting)))]
                 await self._append(batch)
-                for _ in batch:
+                for n, _ in batch:
                     self._waiting.popleft()
+                    self._turns.pop(n, None)
             self._empty.set()
 
     async def drained(self) -> None:
@@ -75,7 +83,7 @@ class Outbox:
         attempt = 0
         while True:
             try:
-                return await self._outputs.append(self._session_id, self._epoch, batch)
+                return await self._outputs.append(self._session_id, self._epoch, batch, self._turns)
             except BusUnavailable:
                 if self._overflowed:
                     raise LeaseLost("the session's outputs could not be written for too long") from None

@@ -31,6 +31,7 @@ from workers.engine.messages import (
     QuestionDone,
     QuestionStarted,
     Refused,
+    RememberTurn,
     SessionClosed,
     Tokens,
 )
@@ -127,9 +128,10 @@ class Ownership:
 
     def hear(self, event: Event) -> None:
         """Takes one event of the engine's about this session."""
+        turn = self._answers.turn(event, self._feed.trunk_time_ms) if isinstance(event, QuestionDone) else None
         output = self._output_of(event)
         if output is not None:
-            self._outbox.put(output)
+            self._outbox.put(output, turn)
 
     async def quiet(self) -> None:
         """Returns once no answer is under way."""
@@ -161,6 +163,12 @@ class Ownership:
                 complete=self.lease.spec.ingest == "complete",
             )
         )
+        for turn in before.turns:
+            await self._engine.send(
+                RememberTurn(
+                    session_id=self.engine_id, at_ms=turn.at_ms, question=turn.question, answer=tuple(turn.answer)
+                )
+            )
         for question_id in self.lease.unanswered:
             await self._resume(await self._bus.outputs.question(self.session_id, question_id))
         if self.lease.closing:

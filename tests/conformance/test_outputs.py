@@ -9,7 +9,7 @@ from protocol.connection import Connection
 from protocol.errors import LeaseLost, NotFound
 from protocol.ids import START, EntryId
 from protocol.leases import Lease
-from protocol.messages import AnswerDelta, AnswerDone, AnswerFailed, AnswerStarted, Notice, Output, Owned
+from protocol.messages import AnswerDelta, AnswerDone, AnswerFailed, AnswerStarted, Notice, Output, Owned, Turn
 from protocol.outputs import OutputTail
 from protocol.retention import Retention
 from tests.conformance.samples import OTHER, SESSION, make_ask, make_spec, until_expired
@@ -138,3 +138,15 @@ class TestKeeping:
         assert await bus.outputs.since(SESSION) == []
         with pytest.raises(LeaseLost):
             await bus.outputs.append(SESSION, owned.epoch, [(3, DELTA)])
+
+
+async def test_what_is_remembered_is_kept_once_and_bounded(bus: Bus, owned: Lease, connection: Connection) -> None:
+    for n in range(1, 71):
+        await bus.lanes.ask(SESSION, make_ask(f"q{n}"))
+        done = AnswerDone(question_id=f"q{n}", text="yes", finish_reason="stop", as_of_ms=n)
+        turn = Turn(at_ms=n, question="what is it?", answer=[n])
+        for _ in range(2):
+            await bus.outputs.append(SESSION, owned.epoch, [(n, done)], {n: turn})
+    assert [turn.answer for turn in await bus.outputs.turns(SESSION)] == [[n] for n in range(7, 71)]
+    await bus.sessions.finish(SESSION, "client", worker_id="w_a", epoch=owned.epoch)
+    assert await bus.outputs.turns(SESSION) == []

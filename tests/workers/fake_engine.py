@@ -25,6 +25,7 @@ from workers.engine.messages import (
     QuestionStarted,
     Ready,
     Refused,
+    RememberTurn,
     SessionClosed,
     Tokens,
 )
@@ -49,6 +50,7 @@ class FakeSession:
     times: list[int] = field(default_factory=list)
     greys: list[int] = field(default_factory=list)
     media_ended: bool = False
+    turns: list[RememberTurn] = field(default_factory=list)
     waiting: list[AskQuestion] = field(default_factory=list)
     running: dict[str, AskQuestion] = field(default_factory=dict)
     closed: bool = False
@@ -96,6 +98,8 @@ class FakeEngine:
             case EndMedia() if session:
                 session.media_ended = True
                 self._settle(command.session_id)
+            case RememberTurn() if session:
+                session.turns.append(command)
             case AskQuestion() if session:
                 session.waiting.append(command)
                 asyncio.get_running_loop().call_later(

@@ -11,6 +11,8 @@ from PIL import Image
 from protocol.bus import Bus
 from protocol.ids import START, EntryId
 from protocol.messages import (
+    AnswerDone,
+    AnswerFailed,
     Ask,
     Output,
     Picture,
@@ -91,8 +93,8 @@ def make_picture(sequence: int, *, data: bytes | None = None, arrived_at: float 
     )
 
 
-def make_ask(question_id: str = "q1", *, at_ms: int = 0, text: str = "red ball") -> Ask:
-    return Ask(question_id=question_id, text=text, at_ms=at_ms, asked_at=time.time())
+def make_ask(question_id: str = "q1", *, at_ms: int = 0, text: str = "red ball", remember: bool = True) -> Ask:
+    return Ask(question_id=question_id, text=text, at_ms=at_ms, remember=remember, asked_at=time.time())
 
 
 class Client:
@@ -113,6 +115,18 @@ class Client:
             await self._bus.lanes.append(
                 self._session_id, self._generation, self._sequence, picture, lossless=self._lossless
             )
+
+    async def answered(self, question_id: str) -> AnswerDone | AnswerFailed:
+        """The question's outcome, once it has one."""
+        found: list[AnswerDone | AnswerFailed] = []
+
+        async def there() -> bool:
+            outcome = (await self._bus.outputs.question(self._session_id, question_id)).outcome
+            found[:] = [] if outcome is None else [outcome]
+            return bool(found)
+
+        await until(there)
+        return found[0]
 
     async def said(self, kind: type[Output], *, after: EntryId = START) -> list[Output]:
         """Everything said so far, once something of ``kind`` is among it."""

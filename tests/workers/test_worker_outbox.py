@@ -1,10 +1,10 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from protocol.errors import BusUnavailable, LeaseLost
-from protocol.messages import Notice, Output
+from protocol.messages import Notice, Output, Turn
 from workers import outbox
 from workers.outbox import BATCH, Outbox
 
@@ -19,7 +19,9 @@ class Stream:
         self.calls = 0
         self.failures: list[Exception] = []
 
-    async def append(self, session_id: str, epoch: int, entries: Sequence[tuple[int, Output]]) -> None:
+    async def append(
+        self, session_id: str, epoch: int, entries: Sequence[tuple[int, Output]], turns: Mapping[int, Turn]
+    ) -> None:
         self.calls += 1
         await asyncio.sleep(0)
         if self.failures:

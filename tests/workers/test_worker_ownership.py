@@ -132,6 +132,44 @@ async def test_after_a_crash_the_session_is_rebuilt_and_the_answer_goes_on(bus: 
     assert third.finish_reason == "cancelled"
 
 
+async def test_what_was_asked_and_remembered_is_rebuilt_in_its_place(bus: Bus) -> None:
+    first, heir = FakeEngine(), FakeEngine()
+    async with running(bus, first, "w_a"):
+        await place(bus, make_spec())
+        client = Client(bus)
+        for n, (question, remember) in enumerate([("q1", True), ("q2", False), ("q3", True)], 1):
+            await client.show(make_picture(n))
+            ask = make_ask(question, at_ms=n * 1000, text=f"ball {n}", remember=remember)
+            await bus.lanes.ask(SESSION, ask)
+            await client.answered(question)
+        await client.show(make_picture(4))
+    async with running(bus, heir, "w_b"):
+        await bus.lanes.ask(SESSION, make_ask("q4", at_ms=4000))
+        await client.answered("q4")
+    turns = [(turn.at_ms, turn.question, turn.answer) for turn in heir.last_session().turns]
+    assert turns == [(1000, "ball 1", (0, 1, 2)), (3000, "ball 3", (0, 1, 2))]
+    assert heir.last_session().times == [1000, 2000, 3000, 4000]
+
+
+async def test_what_was_said_outlives_the_pictures(bus: Bus, server: Server) -> None:
+    heir = FakeEngine()
+    async with running(bus, FakeEngine(), "w_a"):
+        await place(bus, make_spec())
+        client = Client(bus)
+        await client.show(make_picture(1))
+        await bus.lanes.ask(SESSION, make_ask(at_ms=1000))
+        await client.answered("q1")
+    connection = Connection(server.url)
+    await connection.command("DEL", keys.lane(SESSION, "video"))
+    await connection.aclose()
+    async with running(bus, heir, "w_b"):
+        newest = await client.said(Owned)
+        await bus.lanes.ask(SESSION, make_ask("q2", at_ms=1000))
+        await client.answered("q2")
+    assert [output.lost_ms for output in newest if isinstance(output, Owned)][:1] == [0]
+    assert [(turn.at_ms, turn.question) for turn in heir.last_session().turns] == [(-1, "red ball")]
+
+
 async def test_a_paused_owner_drops_the_session_when_another_has_it(bus: Bus, server: Server) -> None:
     engine = FakeEngine(pause_after=1)
     async with running(bus, engine) as worker:

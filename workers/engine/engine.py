@@ -23,6 +23,7 @@ from workers.engine.messages import (
     PushFrame,
     Ready,
     Refused,
+    RememberTurn,
     SessionClosed,
     StepStats,
 )
@@ -117,7 +118,7 @@ class Engine:
             self._open(command)
         elif isinstance(command, PushFrame):
             self._push(command)
-        elif isinstance(command, AskQuestion | CancelQuestion | EndMedia | CloseSession):
+        elif isinstance(command, AskQuestion | RememberTurn | CancelQuestion | EndMedia | CloseSession):
             session = self.sessions.get(command.session_id)
             if session is None:
                 question_id = command.question_id if isinstance(command, AskQuestion | CancelQuestion) else ""
@@ -125,9 +126,13 @@ class Engine:
             else:
                 self._tell(session, command)
 
-    def _tell(self, session: Session, command: AskQuestion | CancelQuestion | EndMedia | CloseSession) -> None:
+    def _tell(
+        self, session: Session, command: AskQuestion | RememberTurn | CancelQuestion | EndMedia | CloseSession
+    ) -> None:
         if isinstance(command, AskQuestion):
             session.ask(command)
+        elif isinstance(command, RememberTurn):
+            session.remember(command)
         elif isinstance(command, CancelQuestion):
             session.cancel(command.question_id)
         elif isinstance(command, EndMedia):

@@ -74,6 +74,15 @@ class AskQuestion(Message, frozen=True, kw_only=True, tag="ask"):
     prefix: tuple[int, ...] = ()
 
 
+class RememberTurn(Message, frozen=True, kw_only=True, tag="remember"):
+    """A question and answer of before, for a memory that is being rebuilt: text after the frames up to ``at_ms``."""
+
+    session_id: str
+    at_ms: int
+    question: str
+    answer: tuple[int, ...]
+
+
 class CancelQuestion(Message, frozen=True, kw_only=True, tag="cancel"):
     session_id: str
     question_id: str
@@ -87,7 +96,7 @@ class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
     pass
 
 
-Command = OpenSession | PushFrame | EndMedia | AskQuestion | CancelQuestion | CloseSession | Shutdown
+Command = OpenSession | PushFrame | EndMedia | AskQuestion | RememberTurn | CancelQuestion | CloseSession | Shutdown
 
 # --- engine -> worker -------------------------------------------------------------------------------------------------
 

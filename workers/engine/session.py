@@ -15,6 +15,7 @@ from workers.engine.messages import (
     Outcome,
     PushFrame,
     QuestionDone,
+    RememberTurn,
 )
 from workers.engine.timeline import Bounds, Spell, Timeline, Writing
 from workers.memory.pool import IntegrityError
@@ -47,6 +48,7 @@ class Session:
         self.id, self.complete = opened.session_id, opened.complete
         self.frames: deque[Frame] = deque()
         self.waiting: list[AskQuestion] = []
+        self.turns: deque[RememberTurn] = deque()
         header = voice.chat.header(opened.instructions)
         self.texts: deque[Text] = deque([Text(Kind.SYSTEM, len(header), lambda _: header)])
         self.trunk = trunk
@@ -84,6 +86,10 @@ class Session:
             )
         self.answers.cancel(question_id)
 
+    def remember(self, turn: RememberTurn) -> None:
+        """Takes a question and answer of before; turns come in order, ahead of the frames that they stand between."""
+        self.turns.append(turn)
+
     def push(self, frame: Frame) -> None:
         self.frames.append(frame)
         self._media_ended = False
@@ -100,9 +106,14 @@ class Session:
             self.taken(self.frames.popleft(), "dropped_closed")
 
     def advance(self, now: float) -> None:
-        """Drops frames that have become late, unless the session is to be complete, and forks the questions due."""
+        """Drops frames that have become late, unless the session is to be complete; puts turns of before in their
+        place; forks the questions due.
+        """
         while self.frames and not self.complete and self.frames[0].command.deadline < now:
             self.taken(self.frames.popleft(), "dropped_late")
+        while self.turns and self._passed(self.turns[0].at_ms):
+            turn = self.turns.popleft()
+            self._remember(turn.question, turn.answer)
         if not self.texts:
             due = [question for question in self.waiting if self._passed(question.at_ms) or now >= question.wait_until]
             for question in due:

@@ -19,6 +19,7 @@ from workers.engine.messages import (
     Opened,
     QuestionStarted,
     Refused,
+    RememberTurn,
     SessionClosed,
 )
 
@@ -346,3 +347,47 @@ def test_closing_ends_everything_and_gives_the_room_back(rig: Callable[..., Rig]
     r.check()
     r.open()
     assert len(r.said(Opened)) == 2
+
+
+# --- a memory that is rebuilt -----------------------------------------------------------------------------------------
+
+
+def test_a_memory_rebuilt_from_frames_and_turns_is_the_one_that_was(rig: Callable[..., Rig]) -> None:
+    lived, rebuilt = rig(), rig()
+    lived.open()
+    for t_ms in (0, 1000, 2000):
+        lived.push(t_ms)
+        lived.run()
+        lived.ask(f"q{t_ms}", at_ms=t_ms, text=f"What is there after {t_ms}?")
+        lived.run()
+    lived.push(3000)
+    lived.run()
+    rebuilt.open()
+    for t_ms in (0, 1000, 2000):
+        answer = tuple(lived.answer(f"q{t_ms}"))
+        text = f"What is there after {t_ms}?"
+        rebuilt.engine.handle(RememberTurn(session_id="s", at_ms=t_ms, question=text, answer=answer))
+    for t_ms in (0, 1000, 2000, 3000):
+        rebuilt.push(t_ms)
+    rebuilt.run()
+    assert_same(memory(rebuilt), memory(lived))
+
+
+def texts_of(r: Rig) -> int:
+    return [block.kind.name for block in r.engine.sessions["s"].trunk.blocks].count("TEXT")
+
+
+def test_a_turn_waits_for_its_frames_and_a_question_for_the_turn(rig: Callable[..., Rig]) -> None:
+    r = rig()
+    r.open()
+    for at_ms in (-1, 1000, 5000):
+        r.engine.handle(RememberTurn(session_id="s", at_ms=at_ms, question="And then?", answer=(5, 6)))
+    r.run()
+    assert texts_of(r) == 1
+    r.push(1000)
+    r.ask(at_ms=1000)
+    r.run()
+    assert texts_of(r) == 3  # two of before, and the answer's own; the third of before waits for its frames
+    r.engine.handle(EndMedia(session_id="s"))
+    r.run()
+    assert texts_of(r) == 4
