@@ -34,7 +34,7 @@ class Placement:
     async def advertise(self, card: WorkerCard, owned: Mapping[str, int]) -> None:
         """A worker's heartbeat, every third of ``worker_ms``: its card, and the tokens of each session it owns."""
         limit = "" if card.draining else f"{card.capacity_tokens}:{card.max_sessions}"
-        arguments: list[Argument] = [card.worker_id, encode(card), limit, self._keep.worker_ms, self._keep.lease_ms * 2]
+        arguments: list[Argument] = [card.worker_id, encode(card), limit, self._keep.worker_ms, self._keep.lease_ms]
         for session_id, tokens in owned.items():
             arguments += [session_id, tokens]
         model = card.model.name
@@ -71,7 +71,8 @@ class Placement:
         Raises Starting (no worker at all), UnknownModel (none of this model), NoCapacity (all full or draining).
         """
         names = [keys.beats(), keys.limits(), keys.loads(model), keys.owned(model)]
-        arguments = (session_id, tokens, self._keep.reservation_ms, keys.held(""), worker_id)
+        owned_ms = self._keep.adoption_ms if worker_id else self._keep.lease_ms
+        arguments = (session_id, tokens, self._keep.reservation_ms, keys.held(""), worker_id, owned_ms)
         reply = await self._connection.run(RESERVE, names, *arguments)
         if reply[0] != b"ok":
             _no_room(model, of_model=int(reply[1]), in_all=int(reply[2]))

@@ -13,6 +13,7 @@ class Retention:
 
     lease_ms: int = 5_000
     reservation_ms: int = 15_000  # room that a gateway reserved, until the worker owns the session
+    adoption_ms: int = 2_000  # a worker that found an orphan takes it within this time, or others may try
     worker_ms: int = 5_000  # a worker that is silent for longer takes no new session
     sources_ms: int = 6_000  # a gateway that is silent for longer pulls no more: another one does
     session_ms: int = 900_000  # keys of a session that nobody touches

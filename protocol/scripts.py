@@ -299,7 +299,8 @@ return {'ok'}
 
 # --- placement --------------------------------------------------------------------------------------------------------
 
-# KEYS beats cards limits loads held owned calls | worker card limit life session_life, then session tokens of each
+# KEYS beats cards limits loads held owned calls | worker card limit life lease, then session tokens of each
+# A session counts as owned for as long as its lease, and its room is held for twice as long.
 ADVERTISE = Script("""
 local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', whole(now - 60000))
 for _, worker in ipairs(gone) do
@@ -312,7 +313,7 @@ redis.call('ZADD', KEYS[1], whole(now + ARGV[4]), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 if ARGV[3] == '' then redis.call('HDEL', KEYS[3], ARGV[1]) else redis.call('HSET', KEYS[3], ARGV[1], ARGV[3]) end
 for i = 6, #ARGV, 2 do
-  redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1] .. ':' .. whole(now + ARGV[5]))
+  redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1] .. ':' .. whole(now + 2 * ARGV[5]))
   redis.call('ZADD', KEYS[6], whole(now + ARGV[5]), ARGV[i])
 end
 local total, entries = 0, redis.call('HGETALL', KEYS[5])
@@ -325,7 +326,7 @@ touch(3600000, unpack(KEYS))
 return {'ok', total}
 """)
 
-# KEYS beats limits loads owned | session tokens life prefix_of_held only_worker
+# KEYS beats limits loads owned | session tokens life prefix_of_held only_worker owned_life
 # Least reserved first; the sum is taken under the script, so that two gateways cannot both have the last room. Workers
 # whose load leaves no room are passed over without a look at their sessions, or a full fleet would cost everybody a
 # walk through all of them at each attempt. Reservations that lapsed there count until the worker's next beat, save in
@@ -342,7 +343,7 @@ local function reserve(worker, capacity, sessions)
   if total + ARGV[2] > tonumber(capacity) or count >= tonumber(sessions) then return end
   redis.call('HSET', held, ARGV[1], ARGV[2] .. ':' .. whole(now + ARGV[3]))
   redis.call('ZADD', KEYS[3], total + ARGV[2], worker)
-  redis.call('ZADD', KEYS[4], whole(now + ARGV[3]), ARGV[1])
+  redis.call('ZADD', KEYS[4], whole(now + ARGV[6]), ARGV[1])
   touch(3600000, held, KEYS[3], KEYS[4])
   return {'ok', worker}
 end

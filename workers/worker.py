@@ -118,8 +118,8 @@ class Worker:
         while True:
             try:
                 await self._bus.check()
-                await self._advertise()
                 await self._renew(list(self._owned.values()))
+                await self._advertise()  # last, so that no session is looked for before its lease has run out
                 for session_id in await self._adoptable():
                     self._claim(session_id, group)
                 for owner in list(self._owned.values()):

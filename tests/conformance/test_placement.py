@@ -112,6 +112,23 @@ async def test_a_session_given_up_is_an_orphan_at_once(bus: Bus) -> None:
     assert await bus.placement.orphans("mini") == []
 
 
+async def test_a_session_is_looked_for_when_its_lease_has_run_out_and_no_later(
+    bus: Bus, connection: Connection
+) -> None:
+    await bus.placement.advertise(make_card(), {SESSION: 10})
+    await bus.placement.reserve("mini", OTHER, 10)
+    await bus.placement.advertise(make_card("w_b"), {})
+    await bus.placement.reserve("mini", "s_orphan", 10, worker_id="w_b")
+    seconds, micros = await connection.command("TIME")
+    now = int(seconds) * 1000 + int(micros) // 1000
+    lives = {
+        name: float(await connection.command("ZSCORE", keys.owned("mini"), name)) - now
+        for name in (SESSION, OTHER, "s_orphan")
+    }
+    assert max(lives[SESSION], lives[OTHER]) <= bus.retention.lease_ms
+    assert lives["s_orphan"] <= bus.retention.adoption_ms  # else a lease that was not quite over would cost another one
+
+
 class TestSilence:
     @pytest.fixture
     def retention(self) -> Retention:
