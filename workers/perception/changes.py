@@ -1,0 +1,89 @@
+"""Redundancy dropped before it costs: of a new picture only those patches are kept that look new at their place.
+
+Differential token dropping (TimeChat-Online, arXiv:2504.17343) by pixels, but against the patch that was last *kept*,
+so that a slow drift is sent again once it has become a difference. A picture of which nothing is kept is like the
+last one (StreamDiffusion's similarity filter, arXiv:2312.12491, without its chance) and need not be encoded at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BLOCK = 8  # pixels, as JPEG's: a picture decoded at an eighth of its size is its look
+
+Patches = NDArray[np.int64]  # [n]: row-major places in a grid, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A picture of height x width pixels as the mean colours [down, across, 3] of its blocks; those at edges are cut."""
+
+    blocks: NDArray[np.int16]
+    height: int
+    width: int
+
+
+def look(picture: NDArray[np.uint8]) -> Look:
+    """The look of a picture [height, width, 3]."""
+    blocks = np.asarray(Image.fromarray(picture).reduce(BLOCK), dtype=np.int16)
+    return Look(blocks, picture.shape[0], picture.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What each patch looked like when it was last kept, [height, width, colours], and how many pictures ago."""
+
+    looks: NDArray[np.int16]
+    age: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a picture brings: the patches to keep (None: all of them), and the reference for whatever follows it."""
+
+    patches: Patches | None
+    reference: Reference
+
+    @property
+    def tokens(self) -> int:
+        """How many patches are kept."""
+        return self.reference.age.size if self.patches is None else len(self.patches)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFilter:
+    """Keeps a patch if in one of the blocks that it touches some colour's mean moved by more than `threshold` (of 255)
+    since it was last kept, or if that was `refresh` pictures ago: what stands still must not leave with the window.
+    """
+
+    threshold: int
+    refresh: int
+
+    def sight(self, seen: Look, height: int, width: int, before: Reference | None) -> Sight:
+        """What a picture of height x width patches brings after `before`: all of it, if nothing like it came before."""
+        looks = _by_patch(seen, height, width)
+        if before is None or before.looks.shape != looks.shape:
+            return Sight(None, Reference(looks, np.zeros((height, width), np.int32)))
+        age = before.age + 1
+        kept = (np.abs(looks - before.looks).max(axis=-1) > self.threshold) | (age >= self.refresh)
+        reference = Reference(np.where(kept[..., None], looks, before.looks), np.where(kept, np.int32(0), age))
+        return Sight(None if kept.all() else np.flatnonzero(kept), reference)
+
+
+def _by_patch(seen: Look, height: int, width: int) -> NDArray[np.int16]:
+    """The colours [height, width, blocks * 3] of the blocks that each patch touches, equally many for each."""
+    rows, columns = _touched(seen.height, height), _touched(seen.width, width)
+    picked = seen.blocks[rows[:, None, :, None], columns[None, :, None, :]]
+    return picked.reshape(height, width, -1)
+
+
+def _touched(pixels: int, patches: int) -> NDArray[np.int64]:
+    """The blocks [patches, n] along one side that each patch touches; where they are fewer than n, the last repeats."""
+    edges = np.arange(patches + 1) * pixels
+    first, last = edges[:-1] // patches // BLOCK, (-(-edges[1:] // patches) - 1) // BLOCK
+    span = int((last - first).max()) + 1
+    return np.minimum(first[:, None] + np.arange(span), last[:, None])
