@@ -145,6 +145,9 @@ def _witness(people: Sequence[Person], ledger: SoundLedger, report: Report) -> N
     for code, count in report.failed.items():
         if code not in EXCUSES:
             report.broken.append(f"{count} questions ended with {code}")
+    refused = [code for person in people for code in person.client.refused.values()]
+    if len(refused) > report.faults["decoder"]:  # a decoder that is lost takes the piece with it that it was at
+        report.broken.append(f"{len(refused)} pieces of sound were refused: {', '.join(sorted(set(refused)))}")
 
 
 async def _close(running: Cluster, connection: Connection, people: Sequence[Person], report: Report) -> None:
