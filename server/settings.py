@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 MIB = 1 << 20
@@ -52,6 +52,28 @@ class Limits(BaseModel):
     resume_token_s: int = Field(default=600, description="life of a resume token; it is replaced three times as often")
 
 
+class JournalSettings(BaseModel):
+    """What may be kept on disk of sessions that ask for it. Environment: ``LONGLOOK_JOURNAL__<NAME>``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dir: Path | None = Field(default=None, description="where recordings lie; without it no session can be recorded")
+    keys_dir: Path | None = Field(default=None, description="where the sessions' sealed keys lie; default: DIR/keys")
+    key: SecretStr = Field(default=SecretStr(""), description="the server's key, 64 hexadecimal digits; or several")
+    key_file: Path | None = Field(default=None, description="a file with the same; its first key seals, all open")
+    tenant_bytes: int = Field(default=64 << 30, gt=0, description="on disk, of one tenant's sessions together")
+    segment_bytes: int = Field(default=16 * MIB, gt=0, description="a segment is closed when it has so many")
+    segment_s: float = Field(default=300.0, gt=0, description="or is so old: what expires are whole segments")
+    queue_bytes: int = Field(default=64 * MIB, gt=0, description="waiting to be written; more is dropped, and reported")
+    clip_s: float = Field(default=3_600.0, gt=0, description="longest span of one clip")
+
+    @model_validator(mode="after")
+    def _has_key(self) -> Self:
+        if self.dir is not None and not self.key.get_secret_value() and self.key_file is None:
+            raise ValueError("journal.dir needs journal.key or journal.key_file")
+        return self
+
+
 class Settings(BaseSettings):
     """What a gateway is told at start. Environment: ``LONGLOOK_<NAME>``; file: ``longlook.toml``, table ``gateway``."""
 
@@ -87,6 +109,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: float = Field(default=30.0, ge=0, description="wait for answers under way after SIGTERM")
     limits: Limits = Limits()
+    journal: JournalSettings = JournalSettings()
 
     @classmethod
     def settings_customise_sources(
