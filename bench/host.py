@@ -50,6 +50,41 @@ def cpu_seconds(process: psutil.Process) -> float:
     return total
 
 
+class CpuByProgram:
+    """Processor seconds since it was made of this process (``sender``) and of all that it started, by program.
+
+    Sampled: a process that ends counts with what it had spent when it was last looked at.
+    """
+
+    def __init__(self) -> None:
+        self._spent: dict[int, tuple[str, float]] = {}
+        self._before: dict[str, float] = {}
+        self._before = self.sample()
+
+    def sample(self) -> dict[str, float]:
+        """So far, by program."""
+        ours = psutil.Process()
+        for member in (ours, *ours.children(recursive=True)):
+            try:
+                times = member.cpu_times()
+                name = "sender" if member == ours else _program(member)
+            except psutil.NoSuchProcess:
+                continue
+            self._spent[member.pid] = (name, times.user + times.system)
+        total: dict[str, float] = {}
+        for name, seconds in self._spent.values():
+            total[name] = total.get(name, 0.0) + seconds
+        return {name: seconds - self._before.get(name, 0.0) for name, seconds in total.items()}
+
+
+def _program(process: psutil.Process) -> str:
+    line = " ".join(process.cmdline())
+    if "server.media" in line:
+        return "decoders"
+    named = ("valkey", "engine", "worker", "gateway", "serve")
+    return next((name for name in named if name in line), "other")
+
+
 def slope(points: list[tuple[float, float]]) -> float:
     """The least-squares line's rise per unit; 0 for fewer than two points."""
     if len(points) < 2:

@@ -35,7 +35,7 @@ class Listener(Protocol):
         """Another connection feeds the session now."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Work:
     """A job and where it came from; ``sequence`` is of the chunk that it came in, None for REST."""
 
@@ -67,7 +67,7 @@ class Delivery:
         self._listener = listener
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
-        self._wanted: dict[int, Work] = {}  # of each track the newest waiting unit whose picture is to be delivered
+        self._wanted: dict[int, list[Work]] = {}  # of each track the waiting units whose pictures are to be delivered
         self._over = asyncio.Event()
         self._settled_ms = -1
         self._moved = asyncio.Event()
@@ -125,16 +125,19 @@ class Delivery:
             await self._give_back()
 
     def _supersede(self, track: int, work: Work) -> None:
-        before = self._wanted.get(track)
-        if before is not None and isinstance(before.job, Unit):
-            before.job = msgspec.structs.replace(before.job, keep=False)
-            self._tally.dropped("superseded")
-        self._wanted[track] = work
+        """Only the oldest and the newest are delivered: were it the newest alone, a late decoder would never get there."""
+        waiting = self._wanted.setdefault(track, [])
+        if len(waiting) > 1:
+            before = waiting.pop()
+            if isinstance(before.job, Unit):
+                before.job = msgspec.structs.replace(before.job, keep=False)
+                self._tally.dropped("superseded")
+        waiting.append(work)
 
     async def _do(self, work: Work) -> None:
         error: LonglookError | None = None
-        if work.track is not None and self._wanted.get(work.track.number) is work:
-            del self._wanted[work.track.number]
+        if work.track is not None and work in (waiting := self._wanted.get(work.track.number, [])):
+            waiting.remove(work)
         try:
             await self._deliver(work, await self._decode(work.job))
         except LonglookError as failed:
