@@ -35,6 +35,11 @@ def unanswered(session_id: str) -> str:
     return f"ll:{{{session_id}}}:unanswered"
 
 
+def questions(session_id: str) -> str:
+    """Sorted set of the ids of questions that may still have a record, by the time they were asked."""
+    return f"ll:{{{session_id}}}:questions"
+
+
 def turns(session_id: str) -> str:
     """Stream of the newest questions and answers that the session remembers."""
     return f"ll:{{{session_id}}}:turns"

@@ -97,7 +97,7 @@ class Lanes:
         names = [keys.session(session_id), keys.lease(session_id), keys.lane(session_id, "control")]
         names.append(keys.unanswered(session_id))
         if question_id:
-            names.append(keys.question(session_id, question_id))
+            names += [keys.question(session_id, question_id), keys.questions(session_id)]
         limits = (self._keep.session_ms, self._keep.question_ms, self._keep.control_ms, self._keep.unanswered)
         reply = await self._connection.run(CONTROL, names, kind, payload, question_id, *limits)
         if reply[0] != b"ok":

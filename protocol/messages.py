@@ -158,8 +158,14 @@ Output = Owned | AnswerStarted | AnswerDelta | AnswerDone | AnswerFailed | Notic
 # --- records in hashes ------------------------------------------------------------------------------------------------
 
 
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """How long what is stored of a session is kept after it was written, in hours; None for ever."""
+
+    retention_hours: float | None = None
+
+
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session was opened with."""
+    """What a session was opened with. ``store`` None: nothing of it is stored."""
 
     session_id: str
     tenant: str
@@ -170,6 +176,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str
     ingest: Ingest
     created_at: float
+    store: Store | None = None
 
 
 class SessionStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,9 +50,20 @@ touch(ARGV[3], KEYS[1])
 return {'ok'}
 """)
 
-# KEYS session lease control audio video unanswered output turns | worker epoch payload reason keep_closed
-# An empty worker closes a session that nobody owns.
-FINISH = Script("""
+# What an erased session's client said and was told: every question's record, and all outputs but the last, Closed.
+PURGE = """
+local function purge(output, questions, prefix)
+  for _, id in ipairs(redis.call('ZRANGE', questions, 0, -1)) do redis.call('DEL', prefix .. id) end
+  redis.call('DEL', questions)
+  redis.call('XTRIM', output, 'MAXLEN', 1)
+end
+"""
+
+# KEYS session lease control audio video unanswered output turns questions | worker epoch payload reason keep_closed
+# prefix_of_question. An empty worker closes a session that nobody owns.
+FINISH = Script(
+    PURGE
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
 local state, epoch = unpack(redis.call('HMGET', KEYS[1], 'state', 'epoch'))
 if state == 'closed' then return {'ok'} end
@@ -61,9 +72,24 @@ if ARGV[1] ~= '' and epoch ~= ARGV[2] then return {'lost'} end
 redis.call('XADD', KEYS[7], epoch .. '-*', 'm', ARGV[3], 'a', whole(now))
 redis.call('HSET', KEYS[1], 'state', 'closed', 'reason', ARGV[4])
 redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[8])
+if redis.call('HEXISTS', KEYS[1], 'erase') == 1 then purge(KEYS[7], KEYS[9], ARGV[6]) end
 touch(ARGV[5], KEYS[1], KEYS[7])
 return {'ok'}
-""")
+"""
+)
+
+# KEYS session output questions sources states | spec_without_content prefix_of_question
+ERASE = Script(
+    PURGE
+    + """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return {'gone'} end
+redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'erase', 1)
+redis.call('DEL', KEYS[4], KEYS[5])
+if state == 'closed' then purge(KEYS[2], KEYS[3], ARGV[2]) end
+return {'ok'}
+"""
+)
 
 # KEYS record | digest value ttl
 ONCE = Script("""
@@ -109,7 +135,8 @@ return {'ok'}
 
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
-# KEYS session lease control unanswered [question] | kind payload question_id ttl question_ttl keep max_unanswered
+# KEYS session lease control unanswered [question questions]
+# | kind payload question_id ttl question_ttl keep max_unanswered
 CONTROL = Script("""
 local kind, payload = ARGV[1], ARGV[2]
 local state, cursor = unpack(redis.call('HMGET', KEYS[1], 'state', 'cursor:control'))
@@ -124,8 +151,10 @@ if kind == 'ask' and redis.call('HLEN', KEYS[4]) >= tonumber(ARGV[7]) then retur
 local id = redis.call('XADD', KEYS[3], '*', 'm', payload, 'a', whole(now))
 if kind == 'ask' then
   redis.call('HSET', KEYS[5], 'ask', payload, 'entry', id)
-  touch(ARGV[5], KEYS[5])
   redis.call('HSET', KEYS[4], ARGV[3], id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', whole(now - 2 * ARGV[5]))
+  redis.call('ZADD', KEYS[6], whole(now), ARGV[3])
+  touch(ARGV[5], KEYS[5], KEYS[6])
 elseif kind == 'cancel' then redis.call('HSET', KEYS[5], 'cancelled', 1)
 elseif kind == 'media_end' then redis.call('HSET', KEYS[1], 'media_end', payload)
 elseif kind == 'close' then redis.call('HSET', KEYS[1], 'state', 'closing') end

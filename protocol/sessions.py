@@ -10,7 +10,7 @@ from protocol.connection import Connection
 from protocol.errors import Conflict, NotFound
 from protocol.messages import Closed, IngestStats, MediaEnd, SessionSpec, SessionState, SessionStats
 from protocol.retention import Retention
-from protocol.scripts import FINISH, ONCE, OPEN
+from protocol.scripts import ERASE, FINISH, ONCE, OPEN
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +86,21 @@ class Sessions:
             *(keys.lane(session_id, lane) for lane in keys.LANES),
         ]
         names += [keys.unanswered(session_id), keys.output(session_id), keys.turns(session_id)]
-        reply = await self._connection.run(FINISH, names, worker_id, epoch, closed, reason, self._keep.closed_ms)
+        names.append(keys.questions(session_id))
+        limits = (self._keep.closed_ms, keys.question(session_id, ""))
+        reply = await self._connection.run(FINISH, names, worker_id, epoch, closed, reason, *limits)
         return bool(reply[0] in (b"ok", b"gone"))
+
+    async def erase(self, spec: SessionSpec) -> None:
+        """Leave nothing that the session's client sent or was told: at once where it is closed, else when it will be.
+
+        What stays for its time is a record without content, which says that the session is closed.
+        """
+        session_id = spec.session_id
+        names = [keys.session(session_id), keys.output(session_id), keys.questions(session_id)]
+        names += [keys.sources(session_id), keys.source_states(session_id)]
+        bare = encode(msgspec.structs.replace(spec, instructions=""))
+        await self._connection.run(ERASE, names, bare, keys.question(session_id, ""))
 
     async def once(self, scope: str, key: str, body_digest: str, value: bytes) -> bytes | None:
         """Idempotency: the first use of ``key`` in ``scope`` (tenant or session) stores ``value`` and gets None, later

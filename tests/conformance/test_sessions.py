@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from protocol import keys
 from protocol.bus import Bus
@@ -6,7 +7,7 @@ from protocol.connection import Connection
 from protocol.errors import Conflict, NotFound
 from protocol.ids import EntryId
 from protocol.leases import Lease
-from protocol.messages import Closed, IngestStats
+from protocol.messages import AnswerDelta, Closed, IngestStats, Output
 from tests.conformance.samples import OTHER, SESSION, make_ask, make_picture, make_spec, until_expired
 
 pytestmark = pytest.mark.conformance
@@ -41,7 +42,32 @@ async def test_finishing_leaves_the_record_and_the_outputs_only(bus: Bus, owned:
     await bus.sessions.finish(SESSION, "idle", worker_id="w_a", epoch=owned.epoch)
     assert [event.output for event in await bus.outputs.since(SESSION, EntryId(1, 0))] == [Closed(reason="idle")]
     left = {key.decode() for key in await connection.command("KEYS", f"ll:{{{SESSION}}}:*")}
-    assert left == {keys.session(SESSION), keys.output(SESSION), keys.question(SESSION, "q1")}
+    assert left == {
+        keys.session(SESSION),
+        keys.output(SESSION),
+        keys.question(SESSION, "q1"),
+        keys.questions(SESSION),
+    }
+
+
+@pytest.mark.parametrize("closed_before", [False, True])
+async def test_erasing_leaves_no_word_of_the_session(
+    bus: Bus, owned: Lease, connection: Connection, closed_before: bool
+) -> None:
+    await bus.lanes.ask(SESSION, make_ask())
+    entries: list[tuple[int, Output]] = [(1, AnswerDelta(question_id="q1", index=0, token_ids=[7], text="planted"))]
+    await bus.outputs.append(SESSION, owned.epoch, entries)
+    if not closed_before:
+        await bus.sessions.erase(owned.spec)
+    await bus.sessions.finish(SESSION, "client", worker_id="w_a", epoch=owned.epoch)
+    if closed_before:
+        await bus.sessions.erase(owned.spec)
+    assert [event.output for event in await bus.outputs.since(SESSION)] == [Closed(reason="client")]
+    left = {key.decode() for key in await connection.command("KEYS", f"ll:{{{SESSION}}}:*")}
+    assert left == {keys.session(SESSION), keys.output(SESSION)}
+    record = await bus.sessions.get(SESSION)
+    assert (record.state, record.spec) == ("closed", replace(make_spec(), instructions=""))
+    await bus.sessions.erase(replace(make_spec(), session_id=OTHER))
 
 
 async def test_only_the_owner_finishes_an_owned_session(bus: Bus, owned: Lease) -> None:
