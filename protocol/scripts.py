@@ -290,7 +290,10 @@ for i = 6, #ARGV, 5 do
   if not answered then
     local reply = redis.pcall('XADD', KEYS[2], id, 'm', payload, 'a', whole(now))
     if refused(reply) then
-      if not own(KEYS[2], id, payload) then return {'fenced', id} end
+      if not own(KEYS[2], id, payload) then
+        redis.call('HINCRBY', KEYS[1], 'fenced', 1)
+        return {'fenced', id}
+      end
     elseif type(reply) == 'table' and reply.err then return reply end
     if kind == 'started' then redis.call('HSET', KEYS[at], 'started', 1) end
     if kind == 'final' then

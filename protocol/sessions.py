@@ -24,6 +24,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     newest_ms: int  # session time of the newest picture appended, -1 before the first
     media_end: MediaEnd | None
     reason: str  # why it was closed
+    fenced: int  # times that an owner of before was refused when it spoke on
     stats: SessionStats
     ingest: IngestStats
 
@@ -129,6 +130,7 @@ def _record(fields: dict[bytes, bytes], *, owned: bool) -> SessionRecord:
         newest_ms=int(fields.get(b"newest:video", b"-1")),
         media_end=decode(MediaEnd, ended) if ended else None,
         reason=fields.get(b"reason", b"").decode(),
+        fenced=int(fields.get(b"fenced", b"0")),
         stats=decode(SessionStats, fields[b"stats"]) if b"stats" in fields else SessionStats(),
         ingest=decode(IngestStats, fields[b"ingest"]) if b"ingest" in fields else IngestStats(),
     )

@@ -101,7 +101,6 @@ async def _work(settings: Settings, stop: Stop) -> int:
 async def _run(bus: Bus, engine: EngineClient, settings: Settings, stop: Stop) -> None:
     worker = Worker(bus, engine, settings, ids.worker_id())
     stop.started(worker)
-    log.info("worker ready", extra={"model": engine.ready.card.name})
     try:
         await worker.run()
     finally:

@@ -70,6 +70,7 @@ class Worker:
 
     async def run(self) -> None:
         """Raises EngineDied, in a group, when the engine does; the leases are given up on the way out."""
+        log.info("worker ready", extra={"worker_id": self._worker_id, "model": self._model})
         try:
             async with asyncio.TaskGroup() as group:
                 loops = [

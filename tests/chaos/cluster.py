@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,17 +23,20 @@ import psutil
 from launcher.serve import free_port
 from launcher.serving import logged, tail
 from launcher.valkey import bundled_binary, server_command, socket_url
+from tests.e2e.eventually import eventually
 
 PAUSE_S = 0.3  # before what has ended is started again
 START_S = 90.0
 STOP_S = 60.0
 GONE_S = 10.0
+READY = re.compile(r'"worker ready".*"worker_id": "(w_[0-9a-f]+)"')
 KEY = "chaos-key-of-no-worth-0123456789abcdef"
 # One tenant asks as fast as ten would, and waits for as long as a busy machine takes to start a worker.
 PATIENT = {
     "LONGLOOK_API_KEYS": f"chaos:{KEY}",
     "LONGLOOK_LIMITS__QUESTIONS_PER_S": "1000",
     "LONGLOOK_LIMITS__REQUESTS_PER_S": "1000",
+    "LONGLOOK_LIMITS__SESSIONS": "1000",
     "LONGLOOK_LIMITS__UNOWNED_S": "90",
 }
 
@@ -55,17 +60,24 @@ class Member:
         """Of the process, while it runs."""
         return self.process.pid if self.process is not None and self.process.returncode is None else None
 
-    def logs(self) -> str:
-        """All that its processes have said."""
-        files = sorted(self.log.parent.glob(f"{self.log.name}.*"), key=lambda path: path.stat().st_mtime)
-        return "\n".join(file.read_text(errors="replace") for file in files)
+    @property
+    def last_log(self) -> Path:
+        """Of the newest process."""
+        return self.log.with_suffix(f".{self.starts}")
+
+    @property
+    def worker_id(self) -> str:
+        """As the newest process calls itself, empty before it is ready."""
+        said = READY.search(self.last_log.read_text()) if self.last_log.exists() else None
+        return said[1] if said is not None else ""
 
 
 class Cluster:
     """Made by ``cluster``."""
 
-    def __init__(self, folder: Path, gateways: int, workers: int, worker: Sequence[str]) -> None:
+    def __init__(self, folder: Path, gateways: int, workers: int, worker: Sequence[str], restarts: bool) -> None:
         self._folder = folder
+        self._restarts = restarts
         self._seen: dict[int, psutil.Process] = {}
         self.bus_url = socket_url(folder / "s.sock")
         surroundings = {**os.environ, **PATIENT, "LONGLOOK_REDIS_URL": self.bus_url}
@@ -89,10 +101,13 @@ class Cluster:
 
     async def until_ready(self) -> None:
         """Returns once every gateway knows all workers. TimeoutError after ``START_S``."""
-        async with asyncio.timeout(START_S), httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False) as http:
             for address in self.addresses:
-                while not await self._knows_all(http, address):
-                    await asyncio.sleep(0.1)
+                await eventually(partial(self._knows_all, http, address), START_S)
+
+    def worker(self, worker_id: str) -> Member:
+        """The member that calls itself so."""
+        return next(member for member in self.workers if member.worker_id == worker_id)
 
     def family(self, member: Member) -> list[psutil.Process]:
         """The member's process and all below it."""
@@ -128,7 +143,7 @@ class Cluster:
         return True
 
     def keep(self, member: Member) -> None:
-        """Runs the member from now on."""
+        """Runs the member from now on; where nothing is started again, until it ends."""
         member.keeper = asyncio.create_task(self._keep(member), name=member.name)
 
     async def end(self, member: Member) -> int | None:
@@ -158,7 +173,7 @@ class Cluster:
     def crashes(self) -> list[str]:
         """Members that ended on their own, with their last words."""
         return [
-            f"{member.name} ended with {status}:\n{tail(member.log.with_suffix(f'.{member.starts}'))}"
+            f"{member.name} ended with {status}:\n{tail(member.last_log)}"
             for member in self.members
             for status in member.statuses
         ]
@@ -171,11 +186,12 @@ class Cluster:
         while True:
             member.starts += 1
             member.killed = False
-            log = member.log.with_suffix(f".{member.starts}")
-            member.process = await logged(list(member.command), log, member.environment)
+            member.process = await logged(list(member.command), member.last_log, member.environment)
             status = await member.process.wait()
             if not member.killed:
                 member.statuses.append(status)
+            if not self._restarts:
+                return
             await asyncio.sleep(PAUSE_S)
 
     async def _knows_all(self, http: httpx.AsyncClient, address: str) -> bool:
@@ -183,13 +199,16 @@ class Cluster:
             reply = await http.get(f"{address}/readyz")
         except httpx.TransportError:
             return False
-        return reply.status_code == 200 and len(reply.json()["workers"]) >= len(self.workers)
+        known = {worker["id"] for worker in reply.json()["workers"]} if reply.status_code == 200 else set()
+        return known.issuperset(member.worker_id for member in self.workers)
 
 
 @asynccontextmanager
-async def cluster(folder: Path, *, gateways: int, workers: int, worker: Sequence[str]) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, *, gateways: int, workers: int, worker: Sequence[str], restarts: bool = True
+) -> AsyncIterator[Cluster]:
     """A cluster whose gateways know all its workers; ``worker`` is the command of one. Ended with the block."""
-    made = Cluster(folder, gateways, workers, worker)
+    made = Cluster(folder, gateways, workers, worker, restarts)
     try:
         for member in made.members:
             made.keep(member)

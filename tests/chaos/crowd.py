@@ -6,7 +6,7 @@ import asyncio
 import io
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.chaos.client import Client
 from tests.chaos.invariants import Decode
+from tests.e2e.eventually import eventually
 
 BEAT_S = 0.5
 SOUND_S = 0.5  # in each piece: five of the pieces that lie in the lane
@@ -116,18 +117,15 @@ async def arrive(
 
 async def depart(gateways: Sequence[str], key: str, people: Sequence[Person]) -> None:
     """Closes the sessions. TimeoutError where one is not closed after a minute."""
-    async with asyncio.timeout(REST_S), _rest(gateways[0], key) as http:
+    async with _rest(gateways[0], key) as http:
         for person in people:
             (await http.delete(f"/v1/sessions/{person.session_id}")).raise_for_status()
         for person in people:
-            while await _state(http, person.session_id) != "closed":
-                await asyncio.sleep(0.1)
+            await eventually(partial(_closed, http, person.session_id), REST_S)
 
 
-async def _state(http: httpx.AsyncClient, session_id: str) -> str:
-    with suppress(httpx.TransportError):
-        return str((await http.get(f"/v1/sessions/{session_id}")).json().get("state"))
-    return ""
+async def _closed(http: httpx.AsyncClient, session_id: str) -> bool:
+    return bool((await http.get(f"/v1/sessions/{session_id}")).json().get("state") == "closed")
 
 
 def _rest(gateway: str, key: str) -> httpx.AsyncClient:

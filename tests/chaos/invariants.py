@@ -94,6 +94,10 @@ class Witness:
                 self._break("outcome", question_id, f"accepted, {len(question.token_ids)} tokens, no end")
         return self.violations
 
+    def said(self, question_id: str) -> int:
+        """Tokens of the answer so far."""
+        return len(self._questions[question_id].token_ids)
+
     def summary(self) -> Summary:
         questions = self._questions.values()
         failures = [item.outcome for item in questions if item.outcome not in (None, "done")]

@@ -58,6 +58,7 @@ async def test_the_old_epoch_is_refused_once_the_new_owner_has_spoken(
     with pytest.raises(LeaseLost):
         await bus.outputs.append(SESSION, owned.epoch, [(1, NOTICE)])
     assert [str(event.id) for event in await bus.outputs.since(SESSION)] == ["1-0", "2-0"]
+    assert (await bus.sessions.get(SESSION)).fenced == 1
 
 
 async def test_repeating_an_append_changes_nothing(bus: Bus, owned: Lease) -> None:

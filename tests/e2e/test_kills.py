@@ -1,0 +1,190 @@
+"""Parts of a cluster of real processes are killed, stopped and asked to end, at moments drawn from a seed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from protocol.bus import Bus
+from protocol.retention import Retention
+from tests.chaos.client import Client
+from tests.chaos.cluster import KEY, Cluster, Member, cluster
+from tests.chaos.crowd import picture
+from tests.chaos.play import Cast, real, standin
+from tests.e2e.eventually import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+SEED = 20_26
+ROUNDS, AT_ONCE = 5, 4
+CLIENTS = 20
+TAKEOVER_S = Retention().lease_ms / 1000 + 2.0
+RESUME_S = 3.0
+ANSWER_S = 60.0
+HEADERS = {"authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def babble(tmp_path_factory: pytest.TempPathFactory) -> Cast:
+    """Workers with the real engine, whose model talks for as long as it may."""
+    return real(tmp_path_factory.mktemp("babbler"))
+
+
+@asynccontextmanager
+async def watching(running: Cluster, cast: Cast, count: int = 1, *, first: int = 0) -> AsyncIterator[list[Client]]:
+    """Clients of new sessions, connected to the ``first`` gateway, each with a picture shown. Closed at the end."""
+    addresses = [*running.addresses[first:], *running.addresses[:first]]
+    async with httpx.AsyncClient(base_url=addresses[0], headers=HEADERS, trust_env=False) as http:
+        opened = [(await http.post("/v1/sessions", json=cast.terms)).json()["id"] for _ in range(count)]
+    clients = [Client(addresses, KEY, session_id, decode=cast.decode) for session_id in opened]
+    async with asyncio.TaskGroup() as group:
+        lives = [group.create_task(client.run()) for client in clients]
+        for number, client in enumerate(clients):
+            await client.until_connected()
+            await client.picture(picture(number), 0.0)
+        yield clients
+        for life in lives:
+            life.cancel()
+    for client in clients:
+        assert client.witness.finish() == []
+    async with httpx.AsyncClient(base_url=addresses[0], headers=HEADERS, trust_env=False) as http:
+        for client in clients:
+            assert (await http.delete(f"/v1/sessions/{client.session_id}")).status_code == 204
+
+
+async def speaking(client: Client, question_id: str, tokens: int, *, length: int, seed: int) -> None:
+    """Asks, and returns once so many tokens of the answer have come."""
+    await client.ask(question_id, "What is there now?", temperature=0.7, seed=seed, max_tokens=length)
+    await client.until(lambda: client.witness.said(question_id) >= tokens, seconds=ANSWER_S)
+    assert client.witness.said(question_id) < length, "the answer was over too soon"
+
+
+async def owner(running: Cluster, client: Client) -> Member:
+    bus = await Bus.connect(running.bus_url)
+    try:
+        return running.worker((await bus.sessions.get(client.session_id)).worker_id)
+    finally:
+        await bus.aclose()
+
+
+async def test_a_worker_killed_at_any_of_twenty_moments_costs_no_token(babble: Cast, tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+
+    async def lose_owner(running: Cluster, client: Client, moment: int) -> None:
+        worker = await owner(running, client)
+        await speaking(client, "q", moment, length=240, seed=moment)
+        assert running.kill(worker), f"two sessions on {worker.name}"
+        await client.until(lambda: client.witness.summary().epochs == 2, seconds=TAKEOVER_S)
+        await client.until_ended(["q"], seconds=ANSWER_S)
+        summary = client.witness.summary()
+        assert (summary.done, summary.tokens) == (1, 240), f"killed after {moment} tokens"
+
+    async with cluster(tmp_path, gateways=1, workers=AT_ONCE + 1, worker=babble.worker, restarts=False) as running:
+        for _ in range(ROUNDS):
+            async with watching(running, babble, AT_ONCE) as clients, asyncio.TaskGroup() as group:
+                for client in clients:
+                    group.create_task(lose_owner(running, client, 3 + chance.randrange(120)))
+            for member in running.workers:
+                if member.pid is None:
+                    running.keep(member)
+            await running.until_ready()
+        assert sum(member.starts for member in running.workers) == AT_ONCE + 1 + ROUNDS * AT_ONCE
+
+
+async def test_a_worker_stopped_for_longer_than_its_lease_is_not_heard_any_more(babble: Cast, tmp_path: Path) -> None:
+    async with cluster(tmp_path, gateways=1, workers=2, worker=babble.worker) as running:
+        bus = await Bus.connect(running.bus_url)
+        async with watching(running, babble) as (client,):
+            stale = await owner(running, client)
+            before = stale.pid
+            await speaking(client, "q", 3, length=400, seed=SEED)
+            stopped = asyncio.create_task(running.stop_for(stale, TAKEOVER_S + 3.0))
+            await client.until(lambda: client.witness.summary().epochs == 2, seconds=TAKEOVER_S)
+            await client.until_ended(["q"], seconds=ANSWER_S)
+            assert await stopped
+
+            async def refused() -> bool:
+                return (await bus.sessions.get(client.session_id)).fenced > 0
+
+            await eventually(refused, ANSWER_S)
+            await client.ask("q2", "And now?", max_tokens=8)
+            await client.until_ended(["q2"], seconds=ANSWER_S)
+            assert client.witness.summary().done == client.witness.summary().epochs == 2
+            assert await owner(running, client) is not stale
+        assert stale.pid == before, "the worker that was stopped goes on"
+        await bus.aclose()
+
+
+async def test_gateways_that_die_and_go_lose_no_question(tmp_path: Path) -> None:
+    cast = standin()
+    async with cluster(tmp_path, gateways=2, workers=2, worker=cast.worker) as running:
+        async with watching(running, cast, CLIENTS) as clients:
+            for client in clients:
+                await client.ask("long", "What is there now?", max_tokens=60)
+                await client.ask("late", "And then?", max_tokens=5)
+            for client in clients:
+                await client.until(lambda client=client: client.accepted == {"long", "late"}, seconds=ANSWER_S)  # type: ignore[misc]
+            assert running.kill(running.gateways[0])
+            async with asyncio.timeout(RESUME_S):
+                for client in clients:
+                    await client.until_connected(2, seconds=RESUME_S)
+            for client in clients:
+                await client.until_ended(["long", "late"], seconds=ANSWER_S)
+                assert (client.witness.summary().done, client.closed) == (2, "")
+            await running.until_ready()
+            for client in clients:
+                await client.ask("last", "What is there in the end?", max_tokens=60)
+            for client in clients:
+                await client.until(lambda client=client: client.witness.said("last") > 0, seconds=ANSWER_S)  # type: ignore[misc]
+            assert await running.end(running.gateways[1]) == 0
+            assert [client.witness.said("last") for client in clients] == [60] * CLIENTS
+            assert {client.connections for client in clients} == {2}, "answers ended where they had begun"
+            running.keep(running.gateways[1])
+            for client in clients:
+                await client.until_connected(3)
+        assert running.crashes() == []
+
+
+async def test_four_workers_hold_four_times_as_much_and_one_that_dies_moves_its_own_alone(tmp_path: Path) -> None:
+    cast = standin()
+    async with cluster(tmp_path, gateways=1, workers=4, worker=cast.worker, restarts=False) as running:
+        bus = await Bus.connect(running.bus_url)
+        card = (await bus.placement.workers())[0].card
+        each = card.capacity_tokens // card.model.default_budget_tokens
+        async with httpx.AsyncClient(base_url=running.addresses[0], headers=HEADERS, trust_env=False) as http:
+            opened = [(await http.post("/v1/sessions", json={})).json()["id"] for _ in range(4 * each)]
+            assert (await http.post("/v1/sessions", json={})).json()["error"]["code"] == "no_capacity"
+            full = Counter(worker for worker, _ in (await owners(bus, opened)).values())
+            assert full == {member.worker_id: each for member in running.workers}
+            for session_id in opened[::2]:
+                await http.delete(f"/v1/sessions/{session_id}")
+        kept = opened[1::2]
+
+        async def all_owned() -> bool:
+            found = (await owners(bus, kept)).values()
+            return all(epoch and worker != gone for worker, epoch in found)
+
+        gone = ""
+        await eventually(all_owned)
+        before = await owners(bus, kept)
+        dead = running.workers[0]
+        gone, own = dead.worker_id, {name for name, (worker, _) in before.items() if worker == dead.worker_id}
+        assert running.kill(dead)
+        await eventually(all_owned, ANSWER_S)
+        after = await owners(bus, kept)
+        assert own
+        assert {name for name in kept if after[name] != before[name]} == own
+        await bus.aclose()
+
+
+async def owners(bus: Bus, session_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Worker and epoch of each session."""
+    records = [await bus.sessions.get(session_id) for session_id in session_ids]
+    return {record.spec.session_id: (record.worker_id, record.epoch) for record in records}
