@@ -57,6 +57,7 @@ class Ingest:
         self._lossless = lossless
         self._tracks: dict[int, Track] = {}
         self._listener: Listener | None = None
+        self._pulled: dict[int, Listener] = {}  # tracks of sources, and who hears of them
         self._newest_ms = -1
         self._reading_file = False
         self._delivery = Delivery(
@@ -73,7 +74,7 @@ class Ingest:
         """From here on ``listener`` feeds the session; the one before is told."""
         if self._listener is listener:
             return
-        self.replaced()
+        self._dismiss()
         self._listener = listener
         self.clock.new_publisher()
         for track in self._tracks.values():
@@ -89,10 +90,24 @@ class Ingest:
         return self._listener is not None or self._reading_file
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        if self._listener is not None:
-            self._listener.tell(event)
+        """An error or notice, told to whom its track is fed by."""
+        track = event.get("track", event.get("data", {}).get("track"))
+        listener = self._pulled.get(track, self._listener)
+        if listener is not None:
+            listener.tell(event)
 
     def replaced(self) -> None:
+        """Another gateway feeds the session."""
+        self._dismiss()
+        pulled, self._pulled = self._pulled, {}
+        for listener in pulled.values():
+            listener.replaced()
+
+    def release(self, listener: Listener) -> None:
+        """``listener`` pulls no more; its tracks are anybody's."""
+        self._pulled = {track: other for track, other in self._pulled.items() if other is not listener}
+
+    def _dismiss(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.replaced()
@@ -116,18 +131,40 @@ class Ingest:
         """
         if self._listener is not listener:
             raise Replaced("another connection feeds this session")
+        if chunk.track in self._pulled:
+            raise BadMedia("this track is a source's", param="track")
         if chunk.codec in STILLS:
             self._check_picture(STILLS[chunk.codec], chunk.data)
         now = time.time()
         track = self._track(chunk.track)
         stamp = self._stamp(track, chunk, now)
-        if stamp is None:
-            return
+        if stamp is not None:
+            await self._take(track, chunk, stamp.t_ms, now, "socket")
+
+    async def pull(self, listener: Listener, chunk: Chunk, t_ms: int) -> None:
+        """Take one chunk of a source at its session time; ``listener`` hears of its track from here on.
+
+        Raises:
+            BadMedia, TooLarge: the chunk is refused, nothing else is affected.
+        """
+        if chunk.codec in STILLS:
+            self._check_picture(STILLS[chunk.codec], chunk.data)
+        now = time.time()
+        track = self._track(chunk.track)
+        self._pulled[chunk.track] = listener
+        try:
+            self.clock.place(chunk.track, t_ms, now)
+        except BackwardTime as error:
+            self.tally.dropped("backward")
+            raise BadMedia(str(error)) from None
+        await self._take(track, chunk, t_ms, now, "source")
+
+    async def _take(self, track: Track, chunk: Chunk, t_ms: int, now: float, source: str) -> None:
         continues = track.continues(chunk.sequence)
         track.take(chunk.sequence, chunk.capture_us)
         if chunk.codec is not Codec.PCM16:
-            self.tally.came("socket", now)
-        job = self._job(track, chunk, stamp.t_ms, continues=continues)
+            self.tally.came(source, now)
+        job = self._job(track, chunk, t_ms, continues=continues)
         if job is not None:
             replaceable = not self._lossless and (isinstance(job, Still) or (isinstance(job, Unit) and job.keep))
             work = Work(job, now, track, chunk.sequence)
@@ -207,9 +244,9 @@ class Ingest:
     # --- how it is ----------------------------------------------------------------------------------------------------
 
     def acknowledgements(self) -> Iterator[tuple[int, int, int]]:
-        """Of each track: number, sequence up to which all is settled, chunks received."""
+        """Of each track that clients feed: number, sequence up to which all is settled, chunks received."""
         for track in self._tracks.values():
-            if track.settled >= 0:
+            if track.settled >= 0 and track.number not in self._pulled:
                 yield track.number, track.settled, track.received
 
     def stats(self) -> IngestStats:
