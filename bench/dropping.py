@@ -120,7 +120,7 @@ def _kept(looks: list[Look], setting: Setting) -> Iterator[NDArray[np.bool_]]:
     for each in looks:
         sight = setting.keep.sight(each, setting.lanes, setting.lanes, before)
         before = sight.reference
-        yield before.age == 0
+        yield np.asarray(before.age == 0)
 
 
 def _whole(kept: NDArray[np.bool_], setting: Setting) -> NDArray[np.bool_]:
@@ -128,8 +128,7 @@ def _whole(kept: NDArray[np.bool_], setting: Setting) -> NDArray[np.bool_]:
     patch = setting.side // setting.lanes
     pixels = np.kron(kept, np.ones((patch, patch), np.bool_))
     blocks = setting.side // BLOCK
-    whole: NDArray[np.bool_] = pixels.reshape(blocks, BLOCK, blocks, BLOCK).all(axis=(1, 3))
-    return whole
+    return np.asarray(pixels.reshape(blocks, BLOCK, blocks, BLOCK).all(axis=(1, 3)))
 
 
 def report(source: list[Picture], setting: Setting, sessions: int) -> dict[str, Outcome]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> Ready: ...
+
+    @property
+    def working(self) -> Sequence[str]: ...
 
     async def send(self, command: Command) -> None: ...
 
@@ -126,6 +129,9 @@ class FrameFeed:
             self.tokens, self.kv_bytes = event.tokens, event.kv_bytes
             if arrived is not None:
                 self.lag_ms = max(0.0, round((time.time() - arrived) * 1000, 1))
+        elif event.outcome == "dropped_similar":  # it needed no room: the trunk knows already what it shows
+            self.trunk_time_ms = event.t_ms
+            self.dropped["similar"] += 1
         elif event.outcome != "dropped_closed":
             self.dropped[event.outcome.removeprefix("dropped_")] += 1
 

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     pool_tokens: int | None = Field(default=None, description="KV slots of all sessions together; default: by device")
     step_tokens: int | None = Field(default=None, description="decoder tokens in one step; default: by device")
     step_pictures: int | None = Field(default=None, description="pictures to encode in one step; default: by device")
+    drop_threshold: int | None = Field(
+        default=None, ge=0, le=255, description="patches whose colours changed by no more are not kept; 0: all are"
+    )
     threads: int | None = Field(default=None, description="CPU threads of torch; default: its own")
     start_s: float = Field(default=600.0, gt=0, description="the model may take so long to load or download")
 
@@ -52,7 +55,7 @@ class Settings(BaseSettings):
     def engine_arguments(self) -> list[str]:
         """What the engine process is started with."""
         options = ("model", "revision", "cache_dir", "device", "dtype", "trained_length")
-        sizes = ("pool_tokens", "step_tokens", "step_pictures", "threads")
+        sizes = ("pool_tokens", "step_tokens", "step_pictures", "drop_threshold", "threads")
         arguments: list[str] = []
         for name in (*options, *sizes):
             value = getattr(self, name)

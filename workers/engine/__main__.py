@@ -46,6 +46,7 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
         step_tokens=arguments.step_tokens or (2_048 if cuda else 128),
         step_pictures=arguments.step_pictures or (16 if cuda else 1),
+        drop_threshold=arguments.drop_threshold,
         trained_length=arguments.trained_length,
     )
     checkpoint = open_checkpoint(folder, arguments.device, dtype)
@@ -71,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--pool-tokens", type=int, help="KV slots for all sessions together")
     sizes.add_argument("--step-tokens", type=int, help="decoder tokens in one step")
     sizes.add_argument("--step-pictures", type=int, help="pictures through the vision encoder in one step")
+    sizes.add_argument(
+        "--drop-threshold", type=int, default=0, help="patches that changed by no more (of 255) are dropped"
+    )
     sizes.add_argument("--threads", type=int, help="CPU threads of torch")
     return parser
 

@@ -12,6 +12,7 @@ from workers.attention.plain import PlainAttention
 from workers.core import Attention, KVShape, KVStore, Turn
 from workers.engine.answers import Emit, Voice
 from workers.engine.batch import Runner
+from workers.engine.incoming import Frame
 from workers.engine.messages import (
     AskQuestion,
     CancelQuestion,
@@ -28,7 +29,7 @@ from workers.engine.messages import (
     StepStats,
 )
 from workers.engine.scheduler import StepLimits
-from workers.engine.session import Frame, Session, taken
+from workers.engine.session import Session, taken
 from workers.engine.settings import EngineSettings
 from workers.engine.stepper import Pixels, Stepper
 from workers.engine.timeline import Bounds
@@ -39,6 +40,7 @@ from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
 from workers.models.rope import Rope, rotate
 from workers.perception.vision import Eye
+from workers.perception.changes import ChangeFilter, look
 
 MakeAttention = Callable[[KVStore, Turn], Attention]
 
@@ -164,7 +166,8 @@ class Engine:
                 self._refuse(command.session_id, "no_capacity", str(error))
                 return
             trunk = Trunk(share, Facts(), make_policy(), self._turn)
-            self.sessions[command.session_id] = Session(command, trunk, bounds, self._voice, self._emit)
+            changes = self._changes(bounds)
+            self.sessions[command.session_id] = Session(command, trunk, bounds, self._voice, self._emit, changes)
             self._emit(Opened(session_id=command.session_id, kv_budget_bytes=pages * self.pool.page_bytes))
 
     def _bounds(self, pages: int) -> Bounds:
@@ -179,11 +182,19 @@ class Engine:
             return
         try:
             height, width = self._eye.size(command.height, command.width)
-            self._pixels(command)
+            picture = self._pixels(command)
         except ValueError:
-            session.taken(Frame(command, 0), "dropped_invalid")
+            self._emit(taken(command, "dropped_invalid"))
             return
-        session.push(Frame(command, height * width))
+    def _changes(self, bounds: Bounds) -> ChangeFilter | None:
+        """What drops redundancy. A patch is written again while a trunk of whole frames would still hold it."""
+        if not self._settings.drop_threshold:
+            return None
+        frames = bounds.pages * self.pool.page_size // self._eye.tokens
+        return ChangeFilter(self._settings.drop_threshold, refresh=max(1, frames // 2))
+
+        seen = look(picture) if self._settings.drop_threshold else None
+        session.push(Frame(command, height, width, seen))
 
     def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))

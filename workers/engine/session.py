@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from workers.core import Kind
 from workers.engine.answers import Answers, Emit, Voice, refusal
+from workers.engine.incoming import Frame, Incoming
 from workers.engine.messages import (
     AskQuestion,
     EngineNotice,
@@ -20,16 +21,7 @@ from workers.engine.messages import (
 from workers.engine.timeline import Bounds, Spell, Timeline, Writing
 from workers.memory.pool import IntegrityError
 from workers.memory.trunk import Trunk
-from workers.perception.vision import Features
-
-
-@dataclass(slots=True)
-class Frame:
-    """A frame on its way: so many `tokens`; `features` once it is encoded."""
-
-    command: PushFrame
-    tokens: int
-    features: Features | None = None
+from workers.perception.changes import ChangeFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +36,18 @@ class Text:
 class Session:
     """Every verb leaves the books balanced: what cannot be done is refused by an event and holds nothing."""
 
-    def __init__(self, opened: OpenSession, trunk: Trunk, bounds: Bounds, voice: Voice, emit: Emit) -> None:
+    def __init__(
+        self,
+        opened: OpenSession,
+        trunk: Trunk,
+        bounds: Bounds,
+        voice: Voice,
+        emit: Emit,
+        changes: ChangeFilter | None = None,
+    ) -> None:
+        """`changes`: drops patches and frames that are like those before them."""
         self.id, self.complete = opened.session_id, opened.complete
-        self.frames: deque[Frame] = deque()
+        self.frames = Incoming(changes)
         self.waiting: list[AskQuestion] = []
         self.turns: deque[RememberTurn] = deque()
         header = voice.chat.header(opened.instructions)
@@ -91,7 +92,7 @@ class Session:
         self.turns.append(turn)
 
     def push(self, frame: Frame) -> None:
-        self.frames.append(frame)
+        self.frames.push(frame)
         self._media_ended = False
 
     def end_media(self) -> None:
@@ -103,14 +104,27 @@ class Session:
         for question_id in list(self._question_ids()):
             self.cancel(question_id)
         while self.frames:
-            self.taken(self.frames.popleft(), "dropped_closed")
+            self.taken(self.frames.take(), "dropped_closed")
 
     def advance(self, now: float) -> None:
-        """Drops frames that have become late, unless the session is to be complete; puts turns of before in their
-        place; forks the questions due.
+        """Brings the session up to the next frame that has to be written.
+
+        Frames before it go: those that have become late, unless the session is to be complete, and those that are like
+        the ones before them. Between frames, turns of before are put in their place, and questions due are forked.
         """
-        while self.frames and not self.complete and self.frames[0].command.deadline < now:
-            self.taken(self.frames.popleft(), "dropped_late")
+        self._settle(now)
+        while (frame := self.frames.next) is not None:
+            if frame.tokens == 0 and not self.texts:
+                self.timeline.pass_by(frame.command.t_ms)
+                self.taken(self.frames.take(), "dropped_similar")
+            elif frame.tokens and not self.complete and frame.command.deadline < now:
+                self.taken(self.frames.take(), "dropped_late")
+            else:
+                break
+            self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Puts turns of before in their place, and forks the questions that nothing is to come for any more."""
         while self.turns and self._passed(self.turns[0].at_ms):
             turn = self.turns.popleft()
             self._remember(turn.question, turn.answer)
@@ -129,7 +143,7 @@ class Session:
         It never overtakes a question about an earlier time: that one was forked by `advance`, at the latest because
         this frame is beyond it.
         """
-        return self.frames[0] if self.frames and not self.texts else None
+        return None if self.texts else self.frames.next
 
     def draw_text(self) -> Writing | None:
         """The next text, under way; None, and the client told, if the trunk has no room for it."""
@@ -141,10 +155,10 @@ class Session:
 
     def draw_frame(self) -> tuple[Frame, Writing | None]:
         """The next frame, under way; without a writing if the policy makes no room for it, which is reported."""
-        frame = self.frames.popleft()
+        frame = self.frames.take()
         if frame.features is None:
             raise IntegrityError("a frame is to be prefilled before it was encoded")
-        writing = self.timeline.frame(frame.command.t_ms, frame.features)
+        writing = self.timeline.frame(frame.command.t_ms, frame.features, frame.patches)
         if writing is None:
             self.taken(frame, "dropped_full")
         return frame, writing
@@ -160,6 +174,10 @@ class Session:
     def check_integrity(self) -> None:
         """IntegrityError unless the session's pages are held exactly by its trunk, its branches and their pins."""
         held = [self.trunk.blocks, *(branch.chain.blocks for branch in self.answers.running)]
+        if outcome in ("prefilled", "dropped_similar"):
+            self.frames.written(frame)
+        else:
+            self.frames.lost()
         held += [branch.snapshot.blocks for branch in self.answers.running if branch.snapshot]
         self._share.check_holds([block.pages for blocks in held for block in blocks])
         for chain in (self.trunk, *(branch.chain for branch in self.answers.running)):
@@ -172,8 +190,8 @@ class Session:
         """Whether no frame up to `at_ms` is still to come."""
         if self.timeline.newest_ms >= at_ms:
             return True
-        if self.frames:
-            return self.frames[0].command.t_ms > at_ms
+        if self.frames.next is not None:
+            return self.frames.next.command.t_ms > at_ms
         return self._media_ended
 
     def _question_ids(self) -> list[str]:

@@ -11,7 +11,8 @@ class EngineSettings:
 
     `pool_tokens`: KV slots of the whole pool. `step_tokens`, `step_pictures`: what one step may take through decoder
     and vision tower; `floor_tokens`: what is left of it for prompts and frames however many answers run.
-    `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
+    `drop_threshold`: by how much of 255 a patch's colours must have changed since it was last kept, to be kept again;
+    0 keeps all of every frame. `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
     """
 
     name: str = "model"
@@ -21,5 +22,6 @@ class EngineSettings:
     step_tokens: int = 256
     step_pictures: int = 4
     floor_tokens: int = 64
+    drop_threshold: int = 0
     trained_length: int | None = None
     reanchor: bool = True

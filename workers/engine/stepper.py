@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from workers.engine.batch import Runner
 from workers.engine.branch import Branch
+from workers.engine.incoming import Frame
 from workers.engine.messages import PushFrame
 from workers.engine.sampler import sample
 from workers.engine.scheduler import Prompt, StepLimits, Upcoming, plan
-from workers.engine.session import Frame, Session
+from workers.engine.session import Session
 from workers.perception.vision import Eye, Picture
 
 Pixels = Callable[[PushFrame], Picture]
@@ -126,4 +127,5 @@ class Stepper:
 
 def _upcoming(session: Session, frame: Frame) -> Upcoming:
     due = session.due_frame is frame
-    return Upcoming(frame.tokens, frame.command.deadline, encoded=frame.features is not None, due=due)
+    encoded = frame.features is not None or not frame.tokens
+    return Upcoming(frame.tokens, frame.command.deadline, encoded=encoded, due=due)

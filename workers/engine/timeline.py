@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from workers.core import Kind
 from workers.engine.batch import Work
@@ -12,6 +15,7 @@ from workers.memory.chain import Draft, Piece
 from workers.memory.trunk import Trunk
 from workers.models.chat import Chat, Span
 from workers.models.clock import Clock
+from workers.perception.changes import Patches
 from workers.perception.vision import Features
 
 Spell = Callable[[Clock], Span]
@@ -58,22 +62,37 @@ class Timeline:
 
     def text(self, kind: Kind, spell: Spell) -> Writing | None:
         """A text in pages of its own; None if it is too large for the trunk."""
-        if not self._anchor(spell):
+        if not self._anchor(lambda clock: spell(clock).clock):
             return None
         span = spell(self.clock)
         return self._draw_up(span, [Piece(kind, span.positions, self.newest_ms)], self.newest_ms)
 
-    def frame(self, time_ms: int, features: Features) -> Writing | None:
-        """A frame, whole, with the tokens that open its segment; None if the policy makes no room for it."""
+    def frame(self, time_ms: int, features: Features, patches: Patches | None = None) -> Writing | None:
+        """A frame, or only some of its `patches`, with the tokens that open its segment.
+
+        Positions are those of the whole grid, whatever is left of it. None if the policy makes no room for it.
+        """
+
+        height, width, tokens = features.height, features.width, features.tokens
 
         def spell(clock: Clock) -> Span:
             split = self._far(clock)
-            return self._chat.frame(clock, time_ms, features.height, features.width, scene_change=split)
+            return self._chat.frame(clock, time_ms, height, width, scene_change=split, patches=patches)
 
-        if not self._anchor(spell):
+        if not self._anchor(lambda clock: spell(clock).clock):
             return None
+        if patches is not None:
+            tokens = tokens.index_select(0, torch.from_numpy(patches).to(tokens.device))
         span = spell(self.clock)
-        return self._draw_up(span, self._pieces(span, len(span) - len(features.tokens), time_ms), time_ms, features)
+        pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
+        return self._draw_up(span, pieces, time_ms, tokens)
+
+    def pass_by(self, time_ms: int) -> None:
+        """A frame that is like the one before it: time goes on, and nothing is written."""
+
+        if self._anchor(lambda clock: clock.passing(time_ms)):
+            self.clock = self.clock.passing(time_ms)
+        self.newest_ms = max(self.newest_ms, time_ms)
 
     def commit(self, writing: Writing) -> None:
         """The work is done: its tokens are part of the trunk, all at once."""
@@ -83,13 +102,12 @@ class Timeline:
         self._grids += any(piece.kind == Kind.FRAME for piece in writing.draft.pieces)
 
     def _draw_up(
-        self, span: Span, pieces: list[Piece], newest_ms: int, features: Features | None = None
+        self, span: Span, pieces: list[Piece], newest_ms: int, features: Tensor | None = None
     ) -> Writing | None:
         if not self._make_room(pieces):
             return None
         draft = self.trunk.draft(pieces)
-        tokens = None if features is None else features.tokens
-        work = Work(span.tokens, span.positions, draft.slots, self.trunk.parts(), wanted=False, features=tokens)
+        work = Work(span.tokens, span.positions, draft.slots, self.trunk.parts(), wanted=False, features=features)
         return Writing(work, draft, span.clock, newest_ms)
 
     def _make_room(self, pieces: list[Piece]) -> bool:
@@ -104,11 +122,13 @@ class Timeline:
             elif not self._relieve(need):
                 return False
 
-    def _pieces(self, span: Span, lead: int, time_ms: int) -> list[Piece]:
+    def _pieces(self, span: Span, lead: int, time_ms: int, patches: Patches | None) -> list[Piece]:
         """A frame's grid behind `lead` tokens of text: its own time, or what opens a segment of many frames."""
+        segment = span.clock.segment
+        reach = None if segment is None else (segment.base, span.clock.next - 1)
+        grid = Piece(Kind.FRAME, span.positions[:, lead:], time_ms, self._grids, patches=patches, reach=reach)
         if self._chat.timestamps:
-            return [Piece(Kind.FRAME, span.positions, time_ms, self._grids, lead=lead)]
-        grid = Piece(Kind.FRAME, span.positions[:, lead:], time_ms, self._grids)
+            return [replace(grid, positions=span.positions, lead=lead)]
         if not lead:
             return [grid]
         opening = span.positions[:, :lead]
@@ -124,11 +144,11 @@ class Timeline:
         segment = clock.segment
         return segment is not None and clock.next - segment.base > self.bounds.reserve
 
-    def _anchor(self, spell: Spell) -> bool:
-        """Brings the clock down until what is to be written, and a branch after it, stays within the trained length."""
+    def _anchor(self, after: Callable[[Clock], Clock]) -> bool:
+        """Brings the clock down until, `after` what is to come, a branch still stays within the trained length."""
         if not self.bounds.reanchor:
             return True
-        while spell(self.clock).clock.next + self.bounds.reserve > self.bounds.trained_length:
+        while after(self.clock).next + self.bounds.reserve > self.bounds.trained_length:
             segment = self.clock.segment
             moved = self.trunk.close_gaps(self.clock.next if segment is None else segment.base)
             if moved:

@@ -46,7 +46,8 @@ class Piece:
     """Tokens about to be written: a frame's grid, or a run of text, at `positions` [3, n].
 
     One that `joins` goes on in the last page of the text before it, and stays and leaves with that. The first `lead`
-    tokens of a grid's piece are text that stays and leaves with it.
+    tokens of a grid's piece are text that stays and leaves with it. Of a grid that is not whole, `patches` are those
+    that are there, and `reach` the smallest and largest position of all of it.
     """
 
     kind: Kind
@@ -55,6 +56,8 @@ class Piece:
     grid: int = -1
     joins: bool = False
     lead: int = 0
+    patches: NDArray[np.int64] | None = None
+    reach: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return int(self.positions.shape[1])
@@ -170,14 +173,15 @@ class Chain:
     def _told(self, piece: Piece) -> int:
         """Enters a piece's tokens in the fact table; the first id."""
         if not piece.lead:
-            return self.facts.add(piece.kind, piece.positions, piece.time_ms, piece.grid)
+            return self.facts.add(piece.kind, piece.positions, piece.time_ms, piece.grid, piece.patches)
         lead, grid = np.split(piece.positions, [piece.lead], axis=1)
         first = self.facts.add(Kind.TEXT, lead, piece.time_ms)
-        self.facts.add(piece.kind, grid, piece.time_ms, piece.grid)
+        self.facts.add(piece.kind, grid, piece.time_ms, piece.grid, piece.patches)
         return first
 
     def _append(self, piece: Piece, first: int, pages: Pages, grows: bool) -> None:
-        low, high = int(piece.positions.min()), int(piece.positions.max())
+        least, most = piece.reach or (int(piece.positions.max()), 0)
+        low, high = min(int(piece.positions.min()), least), max(int(piece.positions.max()), most)
         last = self.blocks[-1] if self.blocks else None
         if not grows or last is None:
             self.blocks += (Block(piece.kind, piece.time_ms, piece.grid, first, len(piece), pages, low, high),)

@@ -34,16 +34,24 @@ class Facts:
         """Tokens that are known."""
         return int(self._alive[: self._used].sum())
 
-    def add(self, kind: Kind, positions: Positions, time_ms: int, grid: int = -1) -> int:
-        """Rows for the tokens at `positions` [3, n]; a frame's come in the order of their patches. The first id.
+    def add(
+        self,
+        kind: Kind,
+        positions: Positions,
+        time_ms: int,
+        grid: int = -1,
+        patches: NDArray[np.int64] | None = None,
+    ) -> int:
+        """Rows for the tokens at `positions` [3, n]. The first id.
 
-        A header's first tokens are the sinks, on which attention rests (StreamingLLM, arXiv:2309.17453).
+        A frame's are its `patches`, or without them all there are, in their order. A header's first tokens are the
+        sinks, on which attention rests (StreamingLLM, arXiv:2309.17453).
         """
         count = positions.shape[1]
         self._make_room(count)
         rows = self._rows[self._used : self._used + count]
         rows["kind"], rows["time_ms"], rows["grid"] = kind, time_ms, grid
-        rows["patch"] = np.arange(count) if kind == Kind.FRAME else -1
+        rows["patch"] = -1 if kind != Kind.FRAME else np.arange(count) if patches is None else patches
         rows["position"] = positions.T
         if kind == Kind.SYSTEM:
             rows["kind"][:SINKS] = Kind.SINK

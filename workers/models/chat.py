@@ -86,11 +86,21 @@ class Chat:
         system = [self._special.im_start, *self._encode(f"system\n{instructions}"), self._special.im_end]
         return _text(Clock(self._rate), [*system, *self._user_turn])
 
-    def frame(self, clock: Clock, time_ms: int, height: int, width: int, *, scene_change: bool = False) -> Span:
+    def frame(
+        self,
+        clock: Clock,
+        time_ms: int,
+        height: int,
+        width: int,
+        *,
+        scene_change: bool = False,
+        patches: NDArray[np.int64] | None = None,
+    ) -> Span:
         """One frame at session time `time_ms`, as a grid of height x width merged patches.
 
-        The span's last height * width tokens are the grid; before them stand the tokens that close the segment before
-        it and open its own, where that is needed.
+        The span's last height * width tokens are the grid, or only those of its row-major `patches`, each where it
+        stands in the whole grid; before them stand the tokens that close the segment before it and open its own, where
+        that is needed.
         """
         spans = []
         segment = clock.segment
@@ -102,6 +112,8 @@ class Chat:
             spans.append(_text(clock, [*self._timestamp(time_ms), self._special.vision_start]))
             clock = spans[-1].clock.opened(height, width)
         positions, after = clock.grid(time_ms)
+        if patches is not None:
+            positions = positions[:, patches]
         pads = np.full(positions.shape[1], self._special.video_pad, dtype=np.int64)
         return _joined(*spans, Span(pads, positions, after))
 

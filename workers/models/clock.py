@@ -76,6 +76,10 @@ class Clock:
         newest = replace(segment, first_ms=first_ms, last_ms=time_ms, last_t=t)
         return positions, replace(self, next=1 + int(positions.max()), segment=newest)
 
+    def passing(self, time_ms: int) -> "Clock":
+        """The clock after a grid at session time `time_ms` of which nothing is written, where a segment is open."""
+        return self if self.segment is None else self.grid(time_ms)[1]
+
     def following(self, trunk: "Clock") -> "Clock":
         """A live branch's clock brought level with its trunk's: its next token comes after all that was seen."""
         return replace(self, next=max(self.next, trunk.next))

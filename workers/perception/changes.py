@@ -20,7 +20,7 @@ Patches = NDArray[np.int64]  # [n]: row-major places in a grid, ascending
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A picture of height x width pixels as the mean colours [down, across, 3] of its blocks; those at edges are cut."""
+    """A picture of height x width pixels as the mean colours [down, across, 3] of its blocks; edges cut some."""
 
     blocks: NDArray[np.int16]
     height: int
@@ -86,4 +86,5 @@ def _touched(pixels: int, patches: int) -> NDArray[np.int64]:
     edges = np.arange(patches + 1) * pixels
     first, last = edges[:-1] // patches // BLOCK, (-(-edges[1:] // patches) - 1) // BLOCK
     span = int((last - first).max()) + 1
-    return np.minimum(first[:, None] + np.arange(span), last[:, None])
+    touched: NDArray[np.int64] = np.minimum(first[:, None] + np.arange(span), last[:, None])
+    return touched

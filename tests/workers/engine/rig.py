@@ -44,10 +44,18 @@ class Rig:
         values = {"budget_tokens": 512, "policy": "window", "instructions": "You are watching a live video."}
         self.engine.handle(OpenSession(session_id=session_id, **{**values, "complete": False, **changes}))
 
-    def push(self, t_ms: int, session_id: str = "s", *, seed: int | None = None, **changes: Any) -> None:
-        """A picture drawn from `seed` (default: its time)."""
+    def push(
+        self,
+        t_ms: int,
+        session_id: str = "s",
+        *,
+        seed: int | None = None,
+        shown: NDArray[np.uint8] | None = None,
+        **changes: Any,
+    ) -> None:
+        """A picture: `shown`, or drawn from `seed` (default: its time)."""
         self.pushed += 1
-        self.pictures[self.pushed] = picture(t_ms if seed is None else seed)
+        self.pictures[self.pushed] = picture(t_ms if seed is None else seed) if shown is None else shown
         values = {"sequence": self.pushed, "slot": self.pushed, "width": 112, "height": 112, "deadline": FAR}
         self.engine.handle(PushFrame(session_id=session_id, t_ms=t_ms, **{**values, **changes}))
 

@@ -1,0 +1,83 @@
+"""A session's frames on their way to its trunk, and what each of them brings that the trunk has not seen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workers.engine.messages import PushFrame
+from workers.perception.changes import ChangeFilter, Look, Patches, Reference, Sight
+from workers.perception.vision import Features
+
+
+@dataclass(slots=True)
+class Frame:
+    """A frame of height x width patches; `features` once it is encoded, `look` and `sight` where redundancy is dropped.
+
+    What a frame brings (`sight`) hangs on the frames before it, and is looked at again when one of those is lost.
+    """
+
+    command: PushFrame
+    height: int
+    width: int
+    look: Look | None = None
+    sight: Sight | None = None
+    features: Features | None = None
+
+    @property
+    def patches(self) -> Patches | None:
+        """The patches to be written, None for all."""
+        return None if self.sight is None else self.sight.patches
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it takes; 0 if it is like the frame before it."""
+        return self.height * self.width if self.sight is None else self.sight.tokens
+
+
+class Incoming:
+    """A queue of frames. Whoever takes one says by `written` or `lost` what became of it."""
+
+    def __init__(self, changes: ChangeFilter | None) -> None:
+        """`changes`: what tells redundancy; None keeps every patch of every frame."""
+        self._changes = changes
+        self._frames: deque[Frame] = deque()
+        self._reference: Reference | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames)
+
+    @property
+    def next(self) -> Frame | None:
+        """The oldest frame."""
+        return self._frames[0] if self._frames else None
+
+    def push(self, frame: Frame) -> None:
+        before = self._frames[-1].sight if self._frames else None
+        self._look(frame, self._reference if before is None else before.reference)
+        self._frames.append(frame)
+
+    def take(self) -> Frame:
+        """Takes the oldest frame. IndexError if there is none."""
+        return self._frames.popleft()
+
+    def written(self, frame: Frame) -> None:
+        """The trunk has what the frame brought."""
+        if frame.sight is not None:
+            self._reference = frame.sight.reference
+
+    def lost(self) -> None:
+        """The frame that was taken is not in the trunk: those behind it have to bring what it would have brought."""
+        reference = self._reference
+        for frame in self._frames:
+            reference = self._look(frame, reference)
+
+    def _look(self, frame: Frame, before: Reference | None) -> Reference | None:
+        if self._changes is None or frame.look is None:
+            return None
+        frame.sight = self._changes.sight(frame.look, frame.height, frame.width, before)
+        return frame.sight.reference
