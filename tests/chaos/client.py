@@ -36,7 +36,7 @@ class Client:
     def __init__(self, gateways: Sequence[str], key: str, session_id: str, *, decode: Decode | None = None) -> None:
         self.witness = Witness(session_id, decode)
         self.connections = 0
-        self.ended: set[str] = set()  # questions with an outcome
+        self.ended: dict[str, int] = {}  # questions with an outcome, and the number of the connection that brought it
         self.accepted: set[str] = set()  # questions of which the server said so
         self.closed = ""  # why the session was closed, once it is
         self.refused: dict[int, str] = {}  # sequence of a piece of sound -> why the server said that it did not take it
@@ -94,7 +94,7 @@ class Client:
 
     async def until_ended(self, question_ids: Sequence[str], *, seconds: float) -> None:
         """Waits for the outcome of these questions. TimeoutError after ``seconds``."""
-        await self.until(lambda: self.ended.issuperset(question_ids), seconds=seconds)
+        await self.until(lambda: self.ended.keys() >= set(question_ids), seconds=seconds)
 
     async def until_connected(self, count: int = 1, *, seconds: float = 10.0) -> None:
         """Waits for the ``count``-th connection to be ready. TimeoutError after ``seconds``."""
@@ -150,7 +150,7 @@ class Client:
         if event["type"] in ("question.accepted", "answer.started", "answer.done", "answer.failed"):
             self._unheard.pop(event["id"], None)
         if event["type"] in ("answer.done", "answer.failed"):
-            self.ended.add(event["id"])
+            self.ended[event["id"]] = self.connections
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -128,7 +128,7 @@ def _witness(people: Sequence[Person], ledger: SoundLedger, report: Report) -> N
         report.broken += map(str, client.witness.finish())
         if client.closed:
             report.broken.append(f"{person.session_id} was closed: {client.closed}")
-        unheard = set(person.questions) - client.accepted - client.ended
+        unheard = set(person.questions) - client.accepted - client.ended.keys()
         report.broken += [f"{question_id} was never accepted" for question_id in sorted(unheard)]
         summary = client.witness.summary()
         report.failed.update(summary.failed)
