@@ -163,9 +163,9 @@ async def test_four_workers_hold_four_times_as_much_and_one_that_dies_moves_its_
             assert (await http.post("/v1/sessions", json={})).json()["error"]["code"] == "no_capacity"
             full = Counter(worker for worker, _ in (await owners(bus, opened)).values())
             assert full == {member.worker_id: each for member in running.workers}
-            for session_id in opened[::2]:
+            for session_id in opened[2 * each :]:
                 await http.delete(f"/v1/sessions/{session_id}")
-        kept = opened[1::2]
+        kept = opened[: 2 * each]
 
         async def all_owned() -> bool:
             found = (await owners(bus, kept)).values()
