@@ -39,8 +39,8 @@ from workers.memory.pool import PagePool, PoolExhausted
 from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
 from workers.models.rope import Rope, rotate
-from workers.perception.vision import Eye
 from workers.perception.changes import ChangeFilter, look
+from workers.perception.vision import Eye
 
 MakeAttention = Callable[[KVStore, Turn], Attention]
 
@@ -175,6 +175,13 @@ class Engine:
         aside = min(pages // 4, -(-(4 * self._eye.tokens + 256) // self.pool.page_size))
         return Bounds(pages - aside, self._trained_length, self._settings.reanchor)
 
+    def _changes(self, bounds: Bounds) -> ChangeFilter | None:
+        """What drops redundancy. A patch is written again while a trunk of whole frames would still hold it."""
+        if not self._settings.drop_threshold:
+            return None
+        frames = bounds.pages * self.pool.page_size // self._eye.tokens
+        return ChangeFilter(self._settings.drop_threshold, refresh=max(1, frames // 2))
+
     def _push(self, command: PushFrame) -> None:
         session = self.sessions.get(command.session_id)
         if session is None:
@@ -186,13 +193,6 @@ class Engine:
         except ValueError:
             self._emit(taken(command, "dropped_invalid"))
             return
-    def _changes(self, bounds: Bounds) -> ChangeFilter | None:
-        """What drops redundancy. A patch is written again while a trunk of whole frames would still hold it."""
-        if not self._settings.drop_threshold:
-            return None
-        frames = bounds.pages * self.pool.page_size // self._eye.tokens
-        return ChangeFilter(self._settings.drop_threshold, refresh=max(1, frames // 2))
-
         seen = look(picture) if self._settings.drop_threshold else None
         session.push(Frame(command, height, width, seen))
 

@@ -128,8 +128,8 @@ class FrameTaken(Message, frozen=True, kw_only=True, tag="frame_taken"):
     """The slot is free again. ``outcome`` says what became of the frame.
 
     ``tokens`` and ``kv_bytes`` are what the session holds after it: tokens in its trunk, bytes of pages in all.
-    ``dropped_full``: the policy keeps everything and the budget is used up. ``dropped_closed``: its session is gone.
     ``dropped_similar``: it brought nothing new, and time went on in the trunk as if it had been written.
+    ``dropped_full``: the policy keeps everything and the budget is used up. ``dropped_closed``: its session is gone.
     ``dropped_invalid``: no such slot, or a picture that is empty, too large or too oblong.
     """
 

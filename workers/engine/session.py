@@ -165,6 +165,10 @@ class Session:
 
     def taken(self, frame: Frame, outcome: Outcome) -> None:
         """Reports what became of a frame, and frees its slot by it."""
+        if outcome in ("prefilled", "dropped_similar"):
+            self.frames.written(frame)
+        else:
+            self.frames.lost()
         self._emit(taken(frame.command, outcome, tokens=self.trunk.tokens, kv_bytes=self.kv_bytes))
 
     def _remember(self, question: str, answer: tuple[int, ...]) -> None:
@@ -174,10 +178,6 @@ class Session:
     def check_integrity(self) -> None:
         """IntegrityError unless the session's pages are held exactly by its trunk, its branches and their pins."""
         held = [self.trunk.blocks, *(branch.chain.blocks for branch in self.answers.running)]
-        if outcome in ("prefilled", "dropped_similar"):
-            self.frames.written(frame)
-        else:
-            self.frames.lost()
         held += [branch.snapshot.blocks for branch in self.answers.running if branch.snapshot]
         self._share.check_holds([block.pages for blocks in held for block in blocks])
         for chain in (self.trunk, *(branch.chain for branch in self.answers.running)):
