@@ -19,7 +19,7 @@ BYTES_PER_MS = 32
 Span = tuple[int, int]
 # What may be left of closed sessions, each with its expiry: their records, their last words and their answers.
 OF_CLOSED_SESSIONS = re.compile(
-    r"ll:\{(s_[0-9a-f]{24})\}:(session|output|question:[^{}]+|token:[0-9a-f]{32}|idempotency:[0-9a-f]{32})"
+    r"ll:\{(s_[0-9a-f]{24})\}:(session|output|questions|question:[^{}]+|token:[0-9a-f]{32}|idempotency:[0-9a-f]{32})"
 )
 OF_NO_SESSION = re.compile(r"ll:\{(log|workers|wake:[^{}]+|tenant:[0-9a-f]{32}|rate:[^{}]+)\}.*|ll:\{log\}")
 
