@@ -112,6 +112,13 @@ class NoCapacity(LonglookError):
     status = 503
 
 
+class NoSandbox(LonglookError):
+    """Media is refused: decoder processes cannot be confined on the gateway's machine."""
+
+    code = "no_sandbox"
+    status = 503
+
+
 class Starting(LonglookError):
     """No worker has advertised yet."""
 
@@ -122,6 +129,13 @@ class Starting(LonglookError):
 class WorkerLost(LonglookError):
     code = "worker_lost"
     status = 503
+
+
+class Quarantined(LonglookError):
+    """The session ended its worker's engine several times in a row: it is closed, for the others' sake."""
+
+    code = "quarantined"
+    status = 500
 
 
 class TimedOut(LonglookError):

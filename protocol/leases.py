@@ -32,6 +32,7 @@ class Lease:
     newest_ms: int  # session time of the newest picture appended, -1 before the first
     passed: Mapping[Lane, int]  # entries of each media lane that no reader will see again
     unanswered: tuple[str, ...]
+    crashes: int = 0  # engines that ended lately while this session's work was under way
 
     @property
     def session_id(self) -> str:
@@ -64,14 +65,14 @@ class Leases:
         """
         names = [keys.session(session_id), keys.lease(session_id)]
         names += [*(keys.lane(session_id, lane) for lane in keys.LANES), keys.unanswered(session_id)]
-        reply = await self._connection.run(ACQUIRE, names, worker_id, self._keep.lease_ms)
+        reply = await self._connection.run(ACQUIRE, names, worker_id, self._keep.lease_ms, self._keep.crash_ms)
         if reply[0] != b"ok":
             raise {
                 b"gone": NotFound("no such session"),
                 b"closed": SessionClosed("the session is closed"),
                 b"held": LeaseLost("another worker owns this session"),
             }[reply[0]]
-        _, epoch, spec, state, cursor, end, media_end, audio, video, newest, open_questions = reply
+        _, epoch, spec, state, cursor, end, media_end, audio, video, newest, open_questions, crashes = reply
         questions = zip(open_questions[::2], open_questions[1::2], strict=True)
         by_age = sorted(questions, key=lambda pair: EntryId.parse(pair[1]))
         return Lease(
@@ -85,6 +86,7 @@ class Leases:
             newest_ms=int(newest),
             passed={"audio": int(audio), "video": int(video)},
             unanswered=tuple(name.decode() for name, _ in by_age),
+            crashes=int(crashes),
         )
 
     async def renew(self, leases: Sequence[tuple[Lease, SessionStats]]) -> dict[str, Renewal | None]:
@@ -104,10 +106,14 @@ class Leases:
         replies = await self._connection.run_all([_move(lease, cursors) for lease, cursors in moves])
         return {lease.session_id for (lease, _), reply in zip(moves, replies, strict=True) if reply[0] != b"ok"}
 
-    async def release(self, lease: Lease) -> None:
-        """Gives the session up so that another worker may take it at once. No error if it was lost already."""
+    async def release(self, lease: Lease, *, accused: bool = False) -> None:
+        """Gives the session up so that another worker may take it at once. No error if it was lost already.
+
+        ``accused``: its work was under way when the worker's engine ended.
+        """
         names = [keys.session(lease.session_id), keys.lease(lease.session_id)]
-        await self._connection.run(RELEASE, names, lease.worker_id, lease.epoch)
+        keep = self._keep.crash_ms
+        await self._connection.run(RELEASE, names, lease.worker_id, lease.epoch, int(accused), keep)
 
     async def newest(self, session_id: str, lane: Lane) -> EntryId:
         """Id of the last entry appended to a media lane, ``0-0`` before the first."""

@@ -24,6 +24,7 @@ class Retention:
     output_ms: int = 120_000
     question_ms: int = 3_600_000  # a question that nobody answers
     answer_ms: int = 600_000
+    crash_ms: int = 600_000  # how long a session is suspected of what happened to its worker's engine
     video_bytes: int = 32 << 20
     audio_bytes: int = 8 << 20
     unanswered: int = 64  # questions of one session without an outcome

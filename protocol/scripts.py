@@ -19,6 +19,10 @@ local function own(stream, id, payload)
   local found = redis.call('XRANGE', stream, id, id)
   return found[1] ~= nil and found[1][2][2] == payload
 end
+local function recent(counted, keep)
+  local count, at = string.match(counted or '0:0', '(%d+):(%d+)')
+  return tonumber(at) < now - keep and 0 or tonumber(count)
+end
 local function touch(ttl, ...)
   for _, key in ipairs({...}) do redis.call('PEXPIRE', key, ttl) end
 end
@@ -221,10 +225,10 @@ return {'ok', id, backlog()}
 
 # --- leases -----------------------------------------------------------------------------------------------------------
 
-# KEYS session lease control audio video unanswered | worker ttl
+# KEYS session lease control audio video unanswered | worker ttl keep_crashes
 ACQUIRE = Script("""
-local spec, state, epoch, cursor, ended = unpack(redis.call('HMGET', KEYS[1],
-  'spec', 'state', 'epoch', 'cursor:control', 'media_end'))
+local spec, state, epoch, cursor, ended, crashes = unpack(redis.call('HMGET', KEYS[1],
+  'spec', 'state', 'epoch', 'cursor:control', 'media_end', 'crashes'))
 if not spec then return {'gone'} end
 if state == 'closed' then return {'closed'} end
 local holder = redis.call('GET', KEYS[2])
@@ -241,7 +245,7 @@ end
 local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
 local counts = redis.call('HMGET', KEYS[1], 'out:audio', 'out:video', 'newest:video')
 return {'ok', epoch, spec, state, cursor or '0-0', last and last[1] or '0-0', ended or '',
-  counts[1], counts[2], counts[3] or '-1', redis.call('HGETALL', KEYS[6])}
+  counts[1], counts[2], counts[3] or '-1', redis.call('HGETALL', KEYS[6]), recent(crashes, ARGV[3])}
 """)
 
 # KEYS session lease control audio video unanswered output turns | worker epoch lease_ttl ttl stats
@@ -264,12 +268,17 @@ end
 return {'ok'}
 """)
 
-# KEYS session lease | worker epoch
-# The epoch moves on, so that a renewal still on its way does not take the lease back.
+# KEYS session lease | worker epoch accused keep_crashes
+# The epoch moves on, so that a renewal still on its way does not take the lease back. An accused session's work was
+# under way when its worker's engine ended.
 RELEASE = Script("""
 if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return {'lost'} end
 redis.call('DEL', KEYS[2])
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+if ARGV[3] == '1' then
+  local crashes = recent(redis.call('HGET', KEYS[1], 'crashes'), ARGV[4])
+  redis.call('HSET', KEYS[1], 'crashes', whole(crashes + 1) .. ':' .. whole(now))
+end
 return {'ok'}
 """)
 

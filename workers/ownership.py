@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from protocol.bus import Bus
-from protocol.errors import BusUnavailable, LeaseLost, NotFound
+from protocol.errors import BusUnavailable, LeaseLost, NotFound, Quarantined
 from protocol.leases import Lease
 from protocol.messages import (
     AnswerDone,
@@ -44,6 +44,7 @@ from workers.takeover import find_before, published_tokens
 
 log = logging.getLogger(__name__)
 
+CRASHES = 3  # engines that a session may cost before it is quarantined
 CLOSE_S = 5.0  # wait for the engine's and the bus's last words about a session
 
 
@@ -154,6 +155,9 @@ class Ownership:
         self.intake.rebuild(before.video_end)
         owned = Owned(worker_id=self.lease.worker_id, lost_ms=before.lost_ms)
         await self._bus.outputs.append(self.session_id, self.lease.epoch, [(0, owned)])
+        if self.lease.crashes >= CRASHES:
+            await self._quarantine()
+            return
         await self._engine.send(
             OpenSession(
                 session_id=self.engine_id,
@@ -161,6 +165,7 @@ class Ownership:
                 policy=self.lease.spec.policy,
                 instructions=self.lease.spec.instructions,
                 complete=self.lease.spec.ingest == "complete",
+                alone=self.lease.crashes > 0,
             )
         )
         for turn in before.turns:
@@ -178,6 +183,17 @@ class Ownership:
             self._positions_changed()
         extra = {"session_id": self.session_id, "epoch": self.lease.epoch, "lost_ms": before.lost_ms}
         log.info("session taken", extra=extra)
+
+    async def _quarantine(self) -> None:
+        """Ends a session that no engine survives, and each of its questions with it."""
+        await self._bus.lanes.close(self.session_id, Quarantined.code)
+        lease = await self._bus.leases.acquire(self.session_id, self.lease.worker_id)  # with the last questions
+        message = f"{CRASHES} engines have ended over this session's work"
+        for question_id in lease.unanswered:
+            self._outbox.put(AnswerFailed(question_id=question_id, code=Quarantined.code, message=message))
+        log.error("session quarantined", extra={"session_id": self.session_id, "count": self.lease.crashes})
+        self._engine_closed.set()
+        self.end(Ending("closed", Quarantined.code))
 
     async def _resume(self, record: QuestionRecord) -> None:
         """Takes up a question that the owner before left open: from its published tokens on, if it had begun."""

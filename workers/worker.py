@@ -27,6 +27,7 @@ from protocol.ids import EntryId
 from protocol.leases import LaneBatch, LaneEntry, Lease
 from protocol.messages import Lane, WorkerCard
 from protocol.placement import Fate
+from workers.engine.client import EngineDied
 from workers.engine.messages import Failed, Ready, Stats
 from workers.feed import Engine
 from workers.ownership import Ending, Ownership
@@ -58,6 +59,7 @@ class Worker:
         self._positions_changed = asyncio.Event()
         self._draining = False
         self._stopping = asyncio.Event()
+        self._accused: set[str] = set()  # sessions whose work was under way when the engine ended
 
     @property
     def sessions(self) -> Sequence[str]:
@@ -83,6 +85,10 @@ class Worker:
                 await self._drain()
                 for loop in loops:
                     loop.cancel()
+        except BaseExceptionGroup as failed:
+            if failed.subgroup(EngineDied) is not None:
+                self._accuse()
+            raise
         finally:
             await self._leave()
 
@@ -249,12 +255,19 @@ class Worker:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
+    def _accuse(self) -> None:
+        owners = [self._engine_ids[name] for name in self._engine.working if name in self._engine_ids]
+        self._accused = {owner.session_id for owner in owners}
+        for session_id in self._accused:
+            log.error("the engine ended over the work of this session or others", extra={"session_id": session_id})
+
     async def _leave(self) -> None:
         """Gives up what is still held, so that others need not wait for the leases to run out."""
         try:
             async with asyncio.timeout(LEAVE_S):
                 for owner in self._owned.values():
-                    await self._bus.leases.release(owner.lease)
+                    accused = owner.session_id in self._accused
+                    await self._bus.leases.release(owner.lease, accused=accused)
                     await self._vacate(owner.session_id, "orphan")
                 await self._bus.placement.retire(self._card())
         except (BusUnavailable, TimeoutError):

@@ -9,6 +9,7 @@ from protocol.errors import LeaseLost, NotFound, SessionClosed
 from protocol.ids import START, EntryId
 from protocol.leases import Cursor, Lease
 from protocol.messages import AnswerDone, Lane, MediaEnd, SessionStats
+from protocol.retention import Retention
 from tests.conformance.samples import SESSION, make_ask, make_picture, make_spec, until_expired
 
 pytestmark = pytest.mark.conformance
@@ -125,3 +126,19 @@ async def test_an_answered_question_is_not_left_to_the_next_owner(
     await bus.outputs.append(SESSION, owned.epoch, [(1, done)])
     await until_expired(connection, keys.lease(SESSION))
     assert (await bus.leases.acquire(SESSION, "w_b")).unanswered == ("q2",)
+
+
+async def test_engines_that_a_session_has_cost_are_counted_for_a_while(server_url: str, connection: Connection) -> None:
+    bus = await Bus.connect(server_url, Retention(crash_ms=60_000))
+    await bus.sessions.open(make_spec(), "w_a")
+    for crashes in (0, 1, 2):
+        lease = await bus.leases.acquire(SESSION, "w_a")
+        assert lease.crashes == crashes
+        await bus.leases.release(lease, accused=True)
+        await bus.leases.release(lease, accused=True)  # no longer one's own: nothing is counted twice
+    lease = await bus.leases.acquire(SESSION, "w_a")
+    await bus.leases.release(lease)
+    assert (await bus.leases.acquire(SESSION, "w_b")).crashes == 3
+    await connection.command("HSET", keys.session(SESSION), "crashes", "3:1")
+    assert (await bus.leases.acquire(SESSION, "w_b")).crashes == 0
+    await bus.aclose()

@@ -27,6 +27,7 @@ STATUS = {
     "starting": 503,
     "log_lost": 503,
     "worker_lost": 503,
+    "quarantined": 500,
     "timeout": 504,
 }
 

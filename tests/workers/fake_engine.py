@@ -80,6 +80,7 @@ class FakeEngine:
         for slot in range(slots):
             self._slots.put_nowait(slot)
         self._dead = False
+        self.working: list[str] = []
 
     # --- what the worker sees -----------------------------------------------------------------------------------------
 

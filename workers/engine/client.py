@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from workers.engine.messages import Command, Event, Failed, FrameTaken, Ready, Shutdown
+from workers.engine.messages import Command, Event, Failed, FrameTaken, Ready, Shutdown, Working
 from workers.engine.ring import PixelRing, Pixels
 from workers.engine.wire import WireError, event_unpacker, pack
 
@@ -22,13 +22,16 @@ class EngineDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """`slots` pictures may be under way at once; `events` may wait to be consumed before the socket is left unread."""
+    """`slots` pictures may be under way at once; `events` may wait to be consumed before the socket is left unread. An
+    engine that says nothing for `silence_seconds` once it is ready counts as dead: it speaks every second, or step.
+    """
 
     slots: int = 64
     slot_bytes: int = 4 << 20
     events: int = 4096
     start_seconds: float = 300.0
     stop_seconds: float = 10.0
+    silence_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class EngineClient:
         self._death: EngineDied | None = None
         self._closing = False
         self._reason = ""
+        self._killed = False
+        self._patience: float | None = None  # until it is ready, the wait for that is what has a limit
+        self._working: list[str] = []
         self._card: Ready | None = None
 
     @classmethod
@@ -98,6 +104,11 @@ class EngineClient:
         if self._card is None:
             raise RuntimeError("the engine has not started")
         return self._card
+
+    @property
+    def working(self) -> Sequence[str]:
+        """Ids of the sessions whose work was under way last."""
+        return self._working
 
     @property
     def statistics(self) -> ClientStatistics:
@@ -157,11 +168,13 @@ class EngineClient:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         unpacker = event_unpacker()
         try:
-            while data := await _received(reader):
+            while data := await self._received(reader):
                 for event in unpacker.feed(data):
                     await self._take(event)
         except WireError as error:
             self._reason = str(error)
+        except TimeoutError:
+            self._reason = f"the engine has said nothing for {self._limits.silence_seconds:g} s"
         finally:
             self._kill()
             status = await self._process.wait()
@@ -172,9 +185,22 @@ class EngineClient:
         if isinstance(event, Failed):
             self._reason = event.message
             return
+        if isinstance(event, Working):
+            self._working = event.session_ids
+            return
+        if isinstance(event, Ready):
+            self._patience = self._limits.silence_seconds
         if isinstance(event, FrameTaken):
             self._free.put_nowait(event.slot)
         await self._events.put(event)
+
+    async def _received(self, reader: asyncio.StreamReader) -> bytes:
+        """The next bytes; none at the end, however it came. TimeoutError where an engine at work falls silent."""
+        async with asyncio.timeout(self._patience):
+            try:
+                return await reader.read(_READ_BYTES)
+            except ConnectionError:
+                return b""
 
     def _end(self, reason: str) -> None:
         self._death = EngineDied(reason)
@@ -184,17 +210,10 @@ class EngineClient:
 
     def _kill(self) -> None:
         """After its socket has closed the engine has nothing left to do, whatever state it is in."""
-        if self._process.returncode is None:
+        if self._process.returncode is None and not self._killed:
+            self._killed = True  # a second signal would take its status from those who wait for it
             self._process.kill()
 
     def _raise_if_dead(self) -> None:
         if self._death is not None:
             raise self._death
-
-
-async def _received(reader: asyncio.StreamReader) -> bytes:
-    """The next bytes; none at the end, however it came."""
-    try:
-        return await reader.read(_READ_BYTES)
-    except ConnectionError:
-        return b""

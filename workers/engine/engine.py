@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from workers.engine.messages import (
     RememberTurn,
     SessionClosed,
     StepStats,
+    Working,
 )
 from workers.engine.scheduler import StepLimits
 from workers.engine.session import Session, taken
@@ -68,7 +69,9 @@ class Engine:
         limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
         self._trained_length = settings.trained_length or checkpoint.config.text.trained_length
         self.sessions: dict[str, Session] = {}
-        self._stepper = Stepper(runner, self._eye, pixels, limits)
+        self._stepper = Stepper(runner, self._eye, pixels, limits, self._say_whose)
+        self._working: list[str] = []
+        self._groups = 0
 
     @property
     def ready(self) -> Ready:
@@ -104,8 +107,16 @@ class Engine:
         )
 
     def step(self) -> bool:
-        """One step; False if there was nothing to do."""
-        return self._stepper.step(list(self.sessions.values()), self._now())
+        """One step; False if there was nothing to do. Sessions that are to be alone have their own steps, in turn."""
+        sessions = list(self.sessions.values())
+        together = [session for session in sessions if not session.alone]
+        groups = [together, *([session] for session in sessions if session.alone)]
+        self._groups += 1
+        first, now = self._groups % len(groups), self._now()
+        if any(self._stepper.step(group, now) for group in [*groups[first:], *groups[:first]]):
+            return True
+        self._say_whose([])
+        return False
 
     @property
     def waiting(self) -> bool:
@@ -195,6 +206,12 @@ class Engine:
             return
         seen = look(picture) if self._settings.drop_threshold else None
         session.push(Frame(command, height, width, seen))
+
+    def _say_whose(self, sessions: Iterable[Session]) -> None:
+        working = sorted({session.id for session in sessions})
+        if working != self._working:
+            self._working = working
+            self._emit(Working(session_ids=working))
 
     def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))

@@ -30,6 +30,7 @@ class OpenSession(Message, frozen=True, kw_only=True, tag="open"):
     policy: str
     instructions: str
     complete: bool  # complete ingest: no frame is dropped for being late
+    alone: bool = False  # its work shares no step with others': it is suspected of having ended an engine
 
 
 class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
@@ -180,6 +181,12 @@ class SessionClosed(Message, frozen=True, kw_only=True, tag="closed"):
     session_id: str
 
 
+class Working(Message, frozen=True, kw_only=True, tag="working"):
+    """Whose work is under way from the next step on: where the engine ends without a word, one of these did it."""
+
+    session_ids: list[str]
+
+
 class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     """The engine's last words: it cannot start, or cannot go on."""
 
@@ -215,5 +222,6 @@ Event = (
     | EngineNotice
     | SessionClosed
     | Stats
+    | Working
     | Failed
 )

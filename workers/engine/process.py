@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from workers.engine.engine import Engine
-from workers.engine.messages import Command, Event, Failed, Shutdown, Stats
+from workers.engine.messages import Command, Event, Failed, Shutdown, Stats, Working
 from workers.engine.wire import command_unpacker, pack
 
 _READ_BYTES = 1 << 16
@@ -80,13 +80,21 @@ def serve(peer: socket.socket, make_engine: Callable[[Callable[[Event], None]], 
         raise
 
 
+def _carry_out(command: Command, engine: Engine, link: Link) -> None:
+    try:
+        engine.handle(command)
+    except Exception:
+        link.send(Working(session_ids=[getattr(command, "session_id", "")]))
+        raise
+
+
 def _loop(link: Link, engine: Engine) -> None:
     said = 0.0
     while True:
         for command in link.receive():
             if isinstance(command, Shutdown):
                 return
-            engine.handle(command)
+            _carry_out(command, engine, link)
         busy = engine.step()
         now = time.monotonic()
         if now - said >= _STATS_SECONDS:

@@ -46,7 +46,7 @@ class Session:
         changes: ChangeFilter | None = None,
     ) -> None:
         """`changes`: drops patches and frames that are like those before them."""
-        self.id, self.complete = opened.session_id, opened.complete
+        self.id, self.complete, self.alone = opened.session_id, opened.complete, opened.alone
         self.frames = Incoming(changes)
         self.waiting: list[AskQuestion] = []
         self.turns: deque[RememberTurn] = deque()

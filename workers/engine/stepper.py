@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from workers.engine.session import Session
 from workers.perception.vision import Eye, Picture
 
 Pixels = Callable[[PushFrame], Picture]
+SayWhose = Callable[[Iterable[Session]], None]
 
 
 @dataclass(slots=True)
@@ -32,10 +33,13 @@ class Counters:
 
 
 class Stepper:
-    """Reads and changes sessions only between forward passes; `pixels` gives a frame's picture when it is encoded."""
+    """Reads and changes sessions only between forward passes; `pixels` gives a frame's picture when it is encoded, and
+    `say_whose` is told, before a step's first pass, whose work is in it.
+    """
 
-    def __init__(self, runner: Runner, eye: Eye, pixels: Pixels, limits: StepLimits) -> None:
+    def __init__(self, runner: Runner, eye: Eye, pixels: Pixels, limits: StepLimits, say_whose: SayWhose) -> None:
         self._runner, self._eye, self._pixels, self._limits = runner, eye, pixels, limits
+        self._say_whose = say_whose
         self.counters = Counters()
 
     def step(self, sessions: Sequence[Session], now: float) -> bool:
@@ -60,8 +64,12 @@ class Stepper:
             frames=[_upcoming(session, frame) for session, frame in frames],
         )
         counts = {id(branch): count for (_, branch), count in zip(prompts, step.prompts[len(texts) :], strict=True)}
-        self._say([(session, branch, counts.get(id(branch), 1)) for session, branch in branches])
-        self._write_texts([session for session, count in zip(texts, step.prompts, strict=False) if count])
+        answering = [(session, branch, counts.get(id(branch), 1)) for session, branch in branches]
+        writing = [session for session, count in zip(texts, step.prompts, strict=False) if count]
+        seeing = [frames[place][0] for place in (*step.encode, *step.frames)]
+        self._say_whose([*(session for session, _, count in answering if count), *writing, *seeing])
+        self._say(answering)
+        self._write_texts(writing)
         self._encode([frames[place][1] for place in step.encode])
         self._write_frames([frames[place][0] for place in step.frames])
         if not (any(step.prompts) or step.encode or step.frames or len(branches) > len(prompts)):

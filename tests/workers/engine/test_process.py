@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.workers.engine.rig import FAR, picture
@@ -19,6 +21,8 @@ from workers.engine.messages import (
     PushFrame,
     QuestionDone,
     Refused,
+    Stats,
+    Tokens,
 )
 
 pytestmark = pytest.mark.e2e
@@ -99,3 +103,37 @@ async def test_refusals_come_back(folder: Path) -> None:
     refusal = seen[-1]
     assert isinstance(refusal, Refused)
     assert (refusal.code, refusal.question_id) == ("unknown_session", "q")
+
+
+async def test_an_engine_that_falls_silent_is_dead(folder: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        client = await EngineClient.start(group, arguments(folder), ClientLimits(silence_seconds=2.5))
+        await until(client, Stats, [])
+        client._process.send_signal(signal.SIGSTOP)
+        with pytest.raises(EngineDied, match="said nothing for"):
+            async for _ in client.events():
+                pass
+        await client.close()
+
+
+async def test_a_stopped_engine_does_not_hold_up_the_end(folder: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        client = await EngineClient.start(group, arguments(folder), ClientLimits(stop_seconds=0.5))
+        client._process.send_signal(signal.SIGSTOP)
+        await client.close()
+    assert client._process.returncode == -signal.SIGKILL
+
+
+async def test_the_last_work_is_known_after_the_engines_death(folder: Path) -> None:
+    async with asyncio.TaskGroup() as group:
+        client = await EngineClient.start(group, arguments(folder), ClientLimits(slots=2))
+        await client.send(OPEN)
+        await client.send(msgspec.structs.replace(ASK, at_ms=0, max_tokens=200, remember=False))
+        await push(client, 0)
+        await until(client, Tokens, [])
+        client._process.kill()
+        with pytest.raises(EngineDied):
+            async for _ in client.events():
+                pass
+        assert client.working == ["s"]
+        await client.close()

@@ -21,6 +21,7 @@ from workers.engine.messages import (
     Refused,
     RememberTurn,
     SessionClosed,
+    Working,
 )
 
 pytestmark = pytest.mark.unit
@@ -391,3 +392,37 @@ def test_a_turn_waits_for_its_frames_and_a_question_for_the_turn(rig: Callable[.
     r.engine.handle(EndMedia(session_id="s"))
     r.run()
     assert texts_of(r) == 4
+
+
+# --- whose work it is -------------------------------------------------------------------------------------------------
+
+
+def test_whose_work_is_under_way_is_said_before_it_is_done(rig: Callable[..., Rig]) -> None:
+    r = rig()
+    for name in ("a", "b"):
+        r.open(name)
+    r.run()
+    r.events.clear()
+    r.push(0, "b")
+    r.run()
+    said = [event.session_ids for event in r.events if isinstance(event, Working)]
+    assert said == [["b"], []]
+    first = [type(event) for event in r.events]
+    assert first.index(Working) < first.index(FrameTaken)
+
+
+def test_a_suspected_session_shares_no_step(rig: Callable[..., Rig]) -> None:
+    r = rig()
+    r.open("a")
+    r.open("b")
+    r.open("suspect", alone=True)
+    for t_ms in (0, 1000):
+        for name in ("a", "suspect", "b"):
+            r.push(t_ms, name)
+            r.ask(f"{name}{t_ms}", name, at_ms=t_ms, max_tokens=3)
+    r.run()
+    said = [event.session_ids for event in r.said(Working)]
+    assert ["suspect"] in said
+    assert ["a", "b"] in said
+    assert not any("suspect" in names and len(names) > 1 for names in said)
+    assert all(r.done(f"{name}{t_ms}") for name in ("a", "b", "suspect") for t_ms in (0, 1000))
