@@ -19,6 +19,7 @@ Every key expires. Whoever uses a session renews its keys; the owner does so wit
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 
 from protocol import keys
 from protocol.connection import Connection
@@ -32,6 +33,8 @@ from protocol.sessions import Sessions
 from protocol.sources import Sources
 from protocol.tail import Tail
 from protocol.tokens import Tokens
+
+CROWDED = 0.85  # share of the server's memory from which on pictures make room; above it questions still fit
 
 
 class Bus:
@@ -70,6 +73,18 @@ class Bus:
         if found != self._log_id:
             self._log_id = found
             raise LogLost("the bus came back without its data", retry_after=1.0)
+
+    async def relieve(self, session_ids: Iterable[str]) -> bool:
+        """Call about once a second with the sessions that this process feeds or owns: on a bus that is nearly full, their
+        video lanes make room. Returns whether it is nearly full.
+        """
+        memory = await self._connection.command("INFO", "memory")
+        limit = int(memory["maxmemory"])
+        crowded = bool(limit) and int(memory["used_memory"]) > CROWDED * limit
+        if crowded:
+            for session_id in session_ids:
+                await self.lanes.shed(session_id)
+        return crowded
 
     def follow_outputs(self, reader_id: str) -> OutputTail:
         """A follower of output streams on a connection of its own. ``reader_id`` must be unique to the process."""

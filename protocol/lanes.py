@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from protocol import keys
 from protocol.codec import encode
 from protocol.connection import Argument, Connection
-from protocol.errors import Conflict, LaneFull, LonglookError, NotFound, RateLimited, Replaced, SessionClosed
+from protocol.errors import BusFull, Conflict, LaneFull, LonglookError, NotFound, RateLimited, Replaced, SessionClosed
 from protocol.ids import EntryId
 from protocol.messages import Ask, Cancel, Close, Lane, MediaEnd, Picture, Sound
 from protocol.retention import Retention
-from protocol.scripts import CONTROL, MEDIA, PUBLISHER
+from protocol.scripts import CONTROL, MEDIA, PUBLISHER, SHED
+
+FULL_TRIES = 8  # a question's attempts on a bus that is full: pictures make room for it
+FULL_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Lanes:
 
     async def ask(self, session_id: str, ask: Ask) -> EntryId:
         """Appends a question; once this returns it is accepted. Repeating the very same Ask returns its first id.
+
+        Where the bus is full, the session's older pictures make room for it.
 
         Raises NotFound, SessionClosed, Conflict (the question id was used before), RateLimited (too many unanswered).
         """
@@ -84,6 +90,13 @@ class Lanes:
             _refuse(reply)
         return Appended(EntryId.parse(reply[1]), int(reply[2]))
 
+    async def shed(self, session_id: str) -> int:
+        """Makes room on a bus that is full, and returns how many entries went: of a live session the older half of the
+        video lane, else the pictures that were read. Nothing of a session that is gone.
+        """
+        reply = await self._connection.run(SHED, [keys.session(session_id), keys.lane(session_id, "video")])
+        return int(reply[1])
+
     async def backlog(self, session_id: str) -> dict[str, int]:
         """Entries of ``audio`` and ``video`` that the owner has yet to read. Raises NotFound."""
         fields = ("in:audio", "out:audio", "in:video", "out:video")
@@ -99,7 +112,15 @@ class Lanes:
         if question_id:
             names += [keys.question(session_id, question_id), keys.questions(session_id)]
         limits = (self._keep.session_ms, self._keep.question_ms, self._keep.control_ms, self._keep.unanswered)
-        reply = await self._connection.run(CONTROL, names, kind, payload, question_id, *limits)
+        for tries_left in reversed(range(FULL_TRIES)):
+            try:
+                reply = await self._connection.run(CONTROL, names, kind, payload, question_id, *limits)
+                break
+            except BusFull:
+                if not tries_left:
+                    raise
+                await self.shed(session_id)
+                await asyncio.sleep(FULL_PAUSE_S)  # others make room meanwhile
         if reply[0] != b"ok":
             _refuse(reply)
         return reply

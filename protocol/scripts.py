@@ -180,11 +180,12 @@ return {'ok', redis.call('HINCRBY', KEYS[1], 'publisher', 1)}
 """)
 
 # KEYS session lane | lane generation sequence payload t_ms keep max_bytes ttl lossless
-# Old entries leave by age and bytes; where nothing may be lost, never one that the reader has not passed.
+# Old entries leave by age and bytes; where nothing may be lost, never one that the reader has not passed. Each entry
+# holds the bytes appended up to it, so that the lane's size is known whoever else trims it.
 MEDIA = Script("""
 local lane, generation, payload = ARGV[1], ARGV[2], ARGV[4]
-local state, publisher, bytes, cursor = unpack(redis.call('HMGET', KEYS[1],
-  'state', 'publisher', 'bytes:' .. lane, 'cursor:' .. lane))
+local state, publisher, total, cursor = unpack(redis.call('HMGET', KEYS[1],
+  'state', 'publisher', 'total:' .. lane, 'cursor:' .. lane))
 if not state then return {'gone'} end
 if state ~= 'open' then return {'closed'} end
 if publisher ~= generation then return {'replaced', publisher} end
@@ -194,8 +195,7 @@ local function backlog()
 end
 local id = generation .. '-' .. ARGV[3]
 if own(KEYS[2], id, payload) then return {'ok', id, backlog()} end
-local room = tonumber(ARGV[7]) - #payload
-bytes = tonumber(bytes) or 0
+local room, bytes = tonumber(ARGV[7]) - #payload, 0
 local function passed(entry)
   if ARGV[9] == '0' then return true end
   local a, b = string.match(entry, '(%d+)-(%d+)')
@@ -205,22 +205,36 @@ local function passed(entry)
 end
 for _ = 1, 256 do
   local head = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-  if not head then bytes = 0 break end
+  bytes = head and total - head[2][6] + #head[2][2] or 0
+  if not head then break end
   local old = tonumber(head[2][4]) < now - ARGV[6]
   if not (old or bytes > room) or not passed(head[1]) then break end
   redis.call('XDEL', KEYS[2], head[1])
-  bytes = bytes - #head[2][2]
 end
-redis.call('HSET', KEYS[1], 'bytes:' .. lane, whole(bytes), 'active', whole(now))
+redis.call('HSET', KEYS[1], 'active', whole(now))
 if ARGV[9] ~= '0' and bytes > room and bytes > 0 then return {'full', backlog()} end
-local reply = redis.pcall('XADD', KEYS[2], id, 'm', payload, 'a', whole(now))
+total = whole((total or 0) + #payload)
+local reply = redis.pcall('XADD', KEYS[2], id, 'm', payload, 'a', whole(now), 'c', total)
 if refused(reply) then return {'refused'} end
 if type(reply) == 'table' and reply.err then return reply end
-redis.call('HINCRBY', KEYS[1], 'bytes:' .. lane, #payload)
+redis.call('HSET', KEYS[1], 'total:' .. lane, total)
 redis.call('HINCRBY', KEYS[1], 'in:' .. lane, 1)
 redis.call('HSET', KEYS[1], 'newest:' .. lane, ARGV[5], 'last:' .. lane, id)
 touch(ARGV[8], KEYS[1], KEYS[2])
 return {'ok', id, backlog()}
+""")
+
+# KEYS session video
+# Makes room in a server that is full, which still trims: the older half of a live session's pictures, or all that were
+# read where nothing may be lost.
+SHED = Script("""
+local spec, cursor = unpack(redis.call('HMGET', KEYS[1], 'spec', 'cursor:video'))
+if not spec then return {'gone', 0} end
+if cmsgpack.unpack(spec).ingest == 'live' then
+  return {'ok', redis.call('XTRIM', KEYS[2], 'MAXLEN', math.floor(redis.call('XLEN', KEYS[2]) / 2))}
+end
+local major, minor = string.match(cursor or '0-0', '(%d+)-(%d+)')
+return {'ok', redis.call('XTRIM', KEYS[2], 'MINID', major .. '-' .. whole(minor + 1))}
 """)
 
 # --- leases -----------------------------------------------------------------------------------------------------------

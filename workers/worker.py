@@ -124,6 +124,7 @@ class Worker:
     async def _keep_up(self, group: asyncio.TaskGroup) -> None:
         while True:
             try:
+                await self._bus.relieve(list(self._owned))
                 await self._bus.check()
                 await self._renew(list(self._owned.values()))
                 await self._advertise()  # last, so that no session is looked for before its lease has run out

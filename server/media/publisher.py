@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from protocol.errors import BusUnavailable, LaneFull, Replaced, TimedOut
+from protocol.errors import BusFull, BusUnavailable, LaneFull, Replaced, TimedOut
 from protocol.lanes import Lanes
 from protocol.messages import Lane, Picture, Sound
 from server.media.jobs import PictureOut, SoundOut
@@ -39,7 +39,7 @@ class LanePublisher:
 
         Raises:
             Replaced: a newer publisher feeds the session. TimedOut: neither room nor an answer within ``stall_s``.
-            NotFound, SessionClosed: the session is over.
+            NotFound, SessionClosed: the session is over. BusFull: no room, and the picture may be lost.
         """
         picture = Picture(
             t_ms=out.t_ms,
@@ -83,6 +83,12 @@ class LanePublisher:
                     self._session_id, self._generation, sequence, numbered, lossless=lossless
                 )
                 return appended.backlog
+            except BusFull:
+                if lane == "video":
+                    await self._lanes.shed(self._session_id)
+                    if not lossless:
+                        raise
+                await asyncio.sleep(PAUSE_S)
             except (LaneFull, BusUnavailable):
                 await asyncio.sleep(PAUSE_S)
 

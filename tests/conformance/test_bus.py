@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from launcher.valkey import socket_url
@@ -10,8 +11,12 @@ from protocol import keys
 from protocol.bus import Bus
 from protocol.connection import Call, Connection
 from protocol.errors import BusFull, BusUnavailable, LogLost
+from protocol.ids import EntryId
+from protocol.leases import Cursor
+from protocol.messages import Ingest
+from protocol.retention import Retention
 from protocol.scripts import ISSUE
-from tests.conformance.samples import SESSION, make_ask, make_spec
+from tests.conformance.samples import SESSION, make_ask, make_picture, make_spec
 from tests.conformance.servers import SERVERS, Server, binary_of
 
 pytestmark = pytest.mark.conformance
@@ -86,3 +91,54 @@ async def test_a_cancelled_command_is_cancelled(connection: Connection) -> None:
         done, _ = await asyncio.wait([task], timeout=10)
         assert done
         assert task.cancelled()
+
+
+async def filled(bus: Bus, connection: Connection, *, complete: bool = False) -> int:
+    """A session whose video lane takes all the memory there is; returns how many pictures it holds."""
+    ingest: Ingest = "complete" if complete else "live"
+    await bus.sessions.open(msgspec.structs.replace(make_spec(), ingest=ingest), "w_a")
+    generation = await bus.lanes.claim_publisher(SESSION)
+    used = int((await connection.command("INFO", "memory"))["used_memory"])
+    await connection.command("CONFIG", "SET", "maxmemory", used + (4 << 20))
+    for sequence in range(1, 1_000):
+        picture = make_picture(sequence, size=100_000)
+        try:
+            await bus.lanes.append(SESSION, generation, sequence, picture, lossless=complete)
+        except BusFull:
+            return sequence - 1
+    raise AssertionError("the server has no limit")
+
+
+async def test_pictures_make_room_for_questions_on_a_full_server(own_server: Server) -> None:
+    async with aclosing(await Bus.connect(own_server.url)) as bus, aclosing(Connection(own_server.url)) as connection:
+        held = await filled(bus, connection)
+        assert await bus.relieve([]) is True
+        for n in range(20):
+            await bus.lanes.ask(SESSION, make_ask(f"q{n}"))
+        left = await connection.command("XRANGE", keys.lane(SESSION, "video"), "-", "+")
+        assert 0 < len(left) < held
+        assert EntryId.parse(left[-1][0]).minor == held, "the newest stay"
+        await connection.command("CONFIG", "SET", "maxmemory", 1 << 30)
+        assert await bus.relieve([SESSION]) is False
+
+
+async def test_what_was_not_read_stays_where_nothing_may_be_lost(own_server: Server) -> None:
+    async with aclosing(await Bus.connect(own_server.url)) as bus, aclosing(Connection(own_server.url)) as connection:
+        assert await filled(bus, connection, complete=True) > 10
+        assert await bus.lanes.shed(SESSION) == 0
+        await connection.command("CONFIG", "SET", "maxmemory", 1 << 30)
+        owned = await bus.leases.acquire(SESSION, "w_a")
+        await bus.leases.commit([(owned, {"video": Cursor(EntryId(1, 5), 5)})])
+        assert await bus.lanes.shed(SESSION) == 5
+
+
+async def test_a_lane_keeps_its_size_whoever_trims_it(server_url: str, connection: Connection) -> None:
+    small = await Bus.connect(server_url, Retention(video_bytes=10_000))
+    await small.sessions.open(make_spec(), "w_a")
+    generation = await small.lanes.claim_publisher(SESSION)
+    for n in range(1, 31):
+        await small.lanes.append(SESSION, generation, n, make_picture(n, size=1_000), lossless=False)
+        if n == 15:
+            await small.lanes.shed(SESSION)
+    assert await connection.command("XLEN", keys.lane(SESSION, "video")) == 9
+    await small.aclose()
