@@ -75,8 +75,8 @@ class Bus:
             raise LogLost("the bus came back without its data", retry_after=1.0)
 
     async def relieve(self, session_ids: Iterable[str]) -> bool:
-        """Call about once a second with the sessions that this process feeds or owns: on a bus that is nearly full, their
-        video lanes make room. Returns whether it is nearly full.
+        """Call about once a second with the sessions that this process feeds or owns: on a bus that is nearly full
+        their video lanes make room. Returns whether it is nearly full.
         """
         memory = await self._connection.command("INFO", "memory")
         limit = int(memory["maxmemory"])

@@ -28,7 +28,7 @@ from protocol.leases import LaneBatch, LaneEntry, Lease
 from protocol.messages import Lane, WorkerCard
 from protocol.placement import Fate
 from workers.engine.client import EngineDied
-from workers.engine.messages import Failed, Ready, Stats
+from workers.engine.messages import Failed, Ready, Stats, Working
 from workers.feed import Engine
 from workers.ownership import Ending, Ownership
 from workers.pictures import PictureDecoder
@@ -115,7 +115,7 @@ class Worker:
 
     async def _hear_engine(self) -> None:
         async for event in self._engine.events():
-            if isinstance(event, Ready | Stats | Failed):
+            if isinstance(event, Ready | Stats | Failed | Working):
                 continue
             owner = self._engine_ids.get(event.session_id)
             if owner is not None:
