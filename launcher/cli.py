@@ -25,6 +25,9 @@ Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the
 CacheDir = Annotated[Path | None, typer.Option(help="where downloads are kept; default: the hub's own cache")]
 Offline = Annotated[bool | None, typer.Option("--offline", help="download nothing")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda")]
+UnsafeDecoder = Annotated[
+    bool | None, typer.Option("--unsafe-decoder", help="take media even where decoders cannot be confined")
+]
 RedisUrl = Annotated[str | None, typer.Option(help="redis://, rediss:// or unix://; also REDIS_URL")]
 
 
@@ -62,6 +65,7 @@ def serve(
     offline: Offline = None,
     device: Device = None,
     redis_url: RedisUrl = None,
+    unsafe_decoder: UnsafeDecoder = None,
 ) -> None:
     """Run everything on this machine: an embedded Valkey (unless REDIS_URL is set), a worker and the gateway."""
     from launcher.serve import Plan, free_port, port_problem
@@ -72,7 +76,7 @@ def serve(
     from workers.settings import Settings as WorkerSettings
 
     _need_torch()
-    put_flags({"host": host, "port": port, "redis_url": redis_url})
+    put_flags({"host": host, "port": port, "redis_url": redis_url, "unsafe_decoder": unsafe_decoder})
     put_flags({"model": model, "revision": revision, "cache_dir": cache_dir, "offline": offline, "device": device})
     configure_logs("launcher")
     gateway, worker = GatewaySettings(), WorkerSettings()
@@ -104,11 +108,14 @@ def serve(
 
 
 @app.command()
-def gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None) -> None:
+def gateway(
+    host: Host = None, port: Port = None, redis_url: RedisUrl = None, unsafe_decoder: UnsafeDecoder = None
+) -> None:
     """Run a gateway alone. Needs REDIS_URL."""
     from server.__main__ import main as run
 
     put_flags({"host": host, "port": port, "redis_url": redis_url or _redis_url()})
+    put_flags({"unsafe_decoder": unsafe_decoder})
     raise typer.Exit(run())
 
 

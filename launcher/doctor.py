@@ -13,7 +13,9 @@ from launcher.serve import port_problem
 from launcher.settings import Settings
 from launcher.valkey import ValkeyMissing, bundled_binary
 from protocol.bus import Bus
-from protocol.errors import BusUnavailable
+from protocol.errors import BusUnavailable, NoSandbox
+from server.media.decoders import DecoderLost
+from server.media.escapes import escapes
 from server.settings import Settings as GatewaySettings
 from workers.settings import Settings as WorkerSettings
 
@@ -32,7 +34,15 @@ class Check:
 
 async def diagnose() -> list[Check]:
     """All checks, in the order in which their failures matter."""
-    return [python(), av(), torch(WorkerSettings()), model(WorkerSettings()), await redis(Settings()), port()]
+    return [
+        python(),
+        av(),
+        await sandbox(GatewaySettings()),
+        torch(WorkerSettings()),
+        model(WorkerSettings()),
+        await redis(Settings()),
+        port(),
+    ]
 
 
 def python() -> Check:
@@ -42,6 +52,19 @@ def python() -> Check:
 
 def av() -> Check:
     return _module("av", "reinstall it with `pip install --force-reinstall av`", lambda: "")
+
+
+async def sandbox(settings: GatewaySettings) -> Check:
+    """Whether decoders are confined: one is started, and tries what it must not be able to do."""
+    if settings.unsafe_decoder:
+        return Check("sandbox", True, "not asked for: unsafe_decoder is set, media of all senders are trusted")
+    try:
+        possible = await escapes()
+    except (NoSandbox, DecoderLost) as error:
+        advice = "install libseccomp2 (Debian, Ubuntu) or libseccomp (Fedora); without it media is refused"
+        return Check("sandbox", False, str(error), f"{advice} unless --unsafe-decoder is set")
+    found = f"a decoder could still: {', '.join(possible)}" if possible else "a decoder reaches no file, socket, process"
+    return Check("sandbox", not possible, found, "this kernel does not keep to its system call filters: use another one")
 
 
 def torch(settings: WorkerSettings) -> Check:

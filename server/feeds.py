@@ -13,7 +13,7 @@ from protocol.messages import ModelCard
 from protocol.sessions import SessionRecord
 from server.background import Background
 from server.faults import error_event
-from server.media.clock import SessionClock
+from server.media.clock import COMPLETE_JUMP_MS, LIVE_JUMP_MS, SessionClock
 from server.media.decoders import Nursery
 from server.media.ingest import Ingest
 from server.media.jobs import Setup
@@ -57,7 +57,8 @@ class Feeds:
         self._feeds: dict[str, _Feed] = {}
 
     async def of(self, record: SessionRecord) -> Ingest:
-        """The session's ingest. Raises Starting where the session's model is not known yet."""
+        """The session's ingest. Raises Starting where the session's model is not known yet, and NoSandbox."""
+        self._nursery.check()
         session_id = record.spec.session_id
         if session_id not in self._feeds:
             card = await self._board.card(record.spec.model)
@@ -103,8 +104,11 @@ class Feeds:
                 fps=record.spec.fps,
                 quality=self._settings.jpeg_quality,
                 max_pixels=limits.picture_pixels,
+                max_video_pixels=limits.video_pixels,
                 memory_bytes=limits.decoder_bytes,
                 cpu_seconds=limits.decode_cpu_s,
+                preamble_bytes=limits.preamble_bytes,
+                jump_ms=round(COMPLETE_JUMP_MS if lossless else LIVE_JUMP_MS),
             ),
             clock=SessionClock(
                 lossless=lossless,

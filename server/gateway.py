@@ -67,7 +67,9 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
     """A gateway whose relay and beat run while the context is open."""
     condition, board = Condition(), Board(bus)
     questions = Questions(bus, metrics, settings.limits.unowned_s)
-    async with Nursery() as nursery, asyncio.TaskGroup() as tasks:
+    async with Nursery(unsafe=settings.unsafe_decoder) as nursery, asyncio.TaskGroup() as tasks:
+        if nursery.lacking:
+            logger.warning("decoders cannot be confined here: %s", nursery.lacking)
         background = Background(tasks)
         feeds = Feeds(bus=bus, board=board, nursery=nursery, settings=settings, metrics=metrics, background=background)
         relay = Relay(bus, f"g_{secrets.token_hex(6)}")

@@ -22,7 +22,9 @@ class Limits(BaseModel):
     question_chars: int = Field(default=8_192, description="a question's text")
     instructions_chars: int = Field(default=8_192, description="a session's instructions")
     answer_tokens: int = Field(default=1_024, description="max_tokens of one answer")
-    picture_pixels: int = Field(default=64_000_000, description="one picture, by its header, before it is decoded")
+    picture_pixels: int = Field(default=25_000_000, description="one picture, by its header, before it is decoded")
+    video_pixels: int = Field(default=8_912_896, description="a picture of a video, of which a decoder holds several")
+    preamble_bytes: int = Field(default=256 << 10, description="an init segment, or a stream's parameter sets")
     file_bytes: int = Field(default=512 * MIB, description="one video file")
     tracks: int = Field(default=16, description="tracks of one session")
 
@@ -37,9 +39,9 @@ class Limits(BaseModel):
     )
 
     decode_s: float = Field(default=5.0, description="wait for a decoder's next result before it is killed")
-    decode_cpu_s: int = Field(default=10, description="processor time for one picture or access unit")
+    decode_cpu_s: float = Field(default=0.8, description="processor time for one picture or piece of sound")
     file_cpu_s: int = Field(default=1_800, description="processor time for one whole file")
-    decoder_bytes: int = Field(default=1 << 30, description="address space of a decoder process")
+    decoder_bytes: int = Field(default=240 * MIB, description="memory of a decoder process, beside its libraries")
     send_s: float = Field(default=10.0, description="wait for a client to take what is sent to it")
     body_s: float = Field(default=30.0, description="wait for the next piece of a request's body")
     head_s: float = Field(default=10.0, description="wait for a request's head")
@@ -104,6 +106,9 @@ class Settings(BaseSettings):
     web_dir: Path = Field(default=ROOT / "clients" / "web", description="the page served at /")
     spool_dir: Path | None = Field(
         default=None, description="where uploads lie while they are read; default: the system's"
+    )
+    unsafe_decoder: bool = Field(
+        default=False, description="take media even where the system cannot confine decoder processes"
     )
     jpeg_quality: int = Field(default=90, ge=50, le=100, description="of the pictures handed to the model")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

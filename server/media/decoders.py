@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from protocol.errors import NoSandbox
 from server.media.jobs import PREFIX, Done, Failed, Job, Result, Setup, decode_result, framed
-from server.media.nursery import MESSAGE_BYTES, Kill, Spawn, decode_reply, encode
+from server.media.nursery import MESSAGE_BYTES, Kill, Reply, Spawn, decode_reply, encode
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +29,32 @@ class DecoderLost(Exception):
 
 
 class Nursery:
-    """Forks decoders. Its own process is started on entry, and again whenever it is found dead."""
+    """Forks decoders. Its own process is started on entry, and again whenever it is found dead.
 
-    def __init__(self) -> None:
+    Args:
+        unsafe: fork decoders without a sandbox; otherwise none where the system has no sandbox.
+    """
+
+    def __init__(self, *, unsafe: bool = False) -> None:
+        self._unsafe = unsafe
         self._lock = asyncio.Lock()
         self._forker: _Forker | None = None
         self._open: set[int] = set()
         self.restarts = 0
+        self.lacking = ""  # why this system has no sandbox, where it has none
+
+    def check(self) -> None:
+        """Raises NoSandbox where no decoder may be started here."""
+        if self.lacking and not self._unsafe:
+            advice = "install libseccomp 2.5 or newer on Linux, or, if all senders are trusted, set --unsafe-decoder"
+            raise NoSandbox(f"media is refused, for decoders cannot be confined here ({self.lacking}): {advice}")
 
     def __len__(self) -> int:
         """Decoders that were spawned and not closed yet."""
         return len(self._open)
 
     async def __aenter__(self) -> Self:
-        self._forker = await asyncio.to_thread(_Forker)
+        self._forker = await asyncio.to_thread(_Forker, unsafe=self._unsafe)
         await self.kill(0)  # nobody: the reply says that the libraries are loaded
         return self
 
@@ -55,7 +68,9 @@ class Nursery:
 
         Raises:
             DecoderLost: no process can be had.
+            NoSandbox: none may be started here.
         """
+        self.check()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -81,12 +96,14 @@ class Nursery:
             if self._forker is None or not self._forker.alive:
                 self.restarts += 1
                 await self._stop()
-                self._forker = await asyncio.to_thread(_Forker)
+                self._forker = await asyncio.to_thread(_Forker, unsafe=self._unsafe)
             try:
-                return await self._forker.ask(request, descriptors)
+                reply = await self._forker.ask(request, descriptors)
             except (OSError, TimeoutError, ValueError) as error:
                 await self._stop()  # half a conversation cannot be taken up again
                 raise DecoderLost("the decoders' nursery does not answer") from error
+            self.lacking = reply.lacking
+            return reply.pid
 
     async def _stop(self) -> None:
         forker, self._forker = self._forker, None
@@ -97,18 +114,18 @@ class Nursery:
 class _Forker:
     """One run of the nursery's process, and the socket to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unsafe: bool) -> None:
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", "server.media.nursery", str(theirs.fileno())],
+                [sys.executable, "-m", "server.media.nursery", str(theirs.fileno()), *(["unsafe"] if unsafe else [])],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
-                env={"PATH": os.defpath},  # the gateway's environment holds keys
+                env={"PATH": os.defpath, "MALLOC_ARENA_MAX": "1"},  # the gateway's environment holds keys
                 start_new_session=True,  # a Ctrl+C in the terminal is the gateway's to handle
             )
 
@@ -116,11 +133,11 @@ class _Forker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    async def ask(self, request: Spawn | Kill, descriptors: list[int]) -> int:
+    async def ask(self, request: Spawn | Kill, descriptors: list[int]) -> Reply:
         async with asyncio.timeout(REPLY_DEADLINE_S):
             socket.send_fds(self._control, [encode(request)], descriptors)
             reply = await asyncio.get_running_loop().sock_recv(self._control, MESSAGE_BYTES)
-        return decode_reply(reply).pid
+        return decode_reply(reply)
 
     def stop(self) -> None:
         """Hang up, which ends the nursery and all its decoders; wait for it."""

@@ -2,70 +2,90 @@
 
 from __future__ import annotations
 
-import math
-import resource
-import socket
-import sys
+import struct
 import warnings
 from collections.abc import Iterator
+from io import FileIO
 from typing import BinaryIO
 
 import av
 from PIL import Image
 
+from server.media.clips import ClipMaker
+from server.media.confinement import confine, grant_cpu
 from server.media.files import read_file
 from server.media.jobs import (
     PREFIX,
+    ClipEnd,
+    ClipOpen,
+    ClipPart,
     Done,
     Failed,
     File,
     Flush,
     Job,
     Pcm,
+    Probe,
+    Probed,
     Result,
     Setup,
+    Slice,
+    SoundUnit,
     Still,
     Unit,
     decode_job,
     framed,
 )
+from server.media.probes import possible
+from server.media.sandbox import Sandbox
 from server.media.sounds import SoundTrack
 from server.media.stills import decode_still
+from server.media.streams import StreamTrack
 from server.media.units import UnitTrack
 
-DESCRIPTORS = 8
-DAMAGED = (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError, av.FFmpegError)
+# What the libraries raise over bytes that are not what they claim to be.
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombError,
+    av.FFmpegError,
+)
 
 
-def serve(connection: socket.socket, setup: Setup, file: int | None) -> None:
-    """Work through jobs until the gateway hangs up. Every job is answered with results and one Done or Failed."""
-    confine(setup)
+def serve(connection: int, setup: Setup, file: int | None, sandbox: Sandbox | None) -> None:
+    """Work through jobs until the gateway hangs up. Every job is answered with results and one Done or Failed.
+
+    Args:
+        connection, file: descriptors, opened before the sandbox closes.
+    """
     warnings.simplefilter("ignore")
-    decoder = JobDecoder(setup, file)
-    with connection, connection.makefile("rb") as stream:
-        while (job := _read_job(stream)) is not None:
-            _grant_cpu(setup.cpu_seconds)
+    decoder = JobDecoder(setup, None if file is None else open(file, "rb"))
+    with open(connection, "rb", closefd=False) as jobs, FileIO(connection, "wb") as results:
+        confine(setup, sandbox)
+        while (job := _read_job(jobs)) is not None:
+            grant_cpu(setup.cpu_seconds)
             for result in decoder.results(job):
-                connection.sendall(framed(result))
-
-
-def confine(setup: Setup) -> None:
-    """Limits that hold for the process's whole life: memory, no files written, no core dumps, few descriptors."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
-    if sys.platform == "linux":  # macOS has the name but refuses the limit
-        resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
+                _write(results, framed(result))
 
 
 class JobDecoder:
-    """Holds what lasts between jobs: one H.264 decoder and one resampler per track."""
+    """Holds what lasts between jobs: a decoder, and a resampler, for each track."""
 
-    def __init__(self, setup: Setup, file: int | None = None) -> None:
+    def __init__(self, setup: Setup, file: BinaryIO | None = None) -> None:
         self._setup = setup
         self._file = file
         self._units: dict[int, UnitTrack] = {}
+        self._streams: dict[int, StreamTrack] = {}
         self._sounds: dict[int, SoundTrack] = {}
+        self._clip = ClipMaker(setup)
 
     def results(self, job: Job) -> Iterator[Result]:
         """The job's results, closed by one Done or Failed whatever its bytes were."""
@@ -82,33 +102,48 @@ class JobDecoder:
                 yield decode_still(job, self._setup)
                 yield Done()
             case Unit():
-                if job.track not in self._units:
-                    self._units[job.track] = UnitTrack(job.track, self._setup)
-                yield from self._units[job.track].decode(job)
+                yield from self._unit_track(job).decode(job)
+            case Slice():
+                yield from self._stream_track(job).decode(job)
             case Pcm():
-                if job.track not in self._sounds:
-                    self._sounds[job.track] = SoundTrack(job.track)
-                yield from self._sounds[job.track].pcm(job)
+                yield from self._sound_track(job.track).pcm(job)
+                yield Done()
+            case SoundUnit():
+                yield from self._sound_track(job.track).unit(job)
                 yield Done()
             case Flush():
                 for unit_track in self._units.values():
                     yield from unit_track.flush()
+                for stream_track in self._streams.values():
+                    yield from stream_track.flush()
                 for sound_track in self._sounds.values():
                     yield from sound_track.flush()
                 yield Done()
             case File():
-                descriptor, self._file = self._file, None
-                if descriptor is None:
+                file, self._file = self._file, None
+                if file is None:
                     raise ValueError("no file was handed over")
-                yield from read_file(job, descriptor, self._setup)
+                yield from read_file(job, file, self._setup)
+            case ClipOpen() | ClipPart() | ClipEnd():
+                yield from self._clip.work(job)
+            case Probe():
+                yield Probed(possible=possible())
+                yield Done()
 
+    def _unit_track(self, job: Unit) -> UnitTrack:
+        track = self._units.get(job.track)
+        if track is None or track.codec != job.codec:
+            track = self._units[job.track] = UnitTrack(job.track, job.codec, self._setup)
+        return track
 
-def _grant_cpu(seconds: int) -> None:
-    """Processor time for one job; the kernel ends the process when it is spent."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = math.ceil(usage.ru_utime + usage.ru_stime)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, hard))
+    def _stream_track(self, job: Slice) -> StreamTrack:
+        track = self._streams.get(job.track)
+        if track is None or track.form != job.form:
+            track = self._streams[job.track] = StreamTrack(job.track, job.form, self._setup)
+        return track
+
+    def _sound_track(self, number: int) -> SoundTrack:
+        return self._sounds.setdefault(number, SoundTrack(number))
 
 
 def _read_job(stream: BinaryIO) -> Job | None:
@@ -117,3 +152,9 @@ def _read_job(stream: BinaryIO) -> Job | None:
         return None
     (length,) = PREFIX.unpack(prefix)
     return decode_job(stream.read(length))
+
+
+def _write(stream: FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) or 0 :]

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import av
-from PIL import Image
 
+from server.media.confinement import grant_cpu
+from server.media.containers import accepted_sound, accepted_video, open_container, too_large, upright
 from server.media.jobs import Done, Failed, File, Opened, PictureOut, Result, Setup
 from server.media.sampler import Sampler
 from server.media.sounds import SoundTrack
 from server.media.stills import frame_to_jpeg
 
-CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "mpeg2video"})
 LONGEST_GAP_MS = 3_600_000  # a time stamp further ahead than this is damage, not a gap
-QUARTER_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
-def read_file(job: File, descriptor: int, setup: Setup) -> Iterator[Result]:
+def read_file(job: File, file: BinaryIO, setup: Setup) -> Iterator[Result]:
     """Opened, then pictures at the session's rate and 100 ms pieces of sound in the file's order, then Done.
 
-    Session times count from the file's start. The descriptor may be read anywhere, so an index at the end is found.
+    Session times count from the file's start. The file may be read anywhere, so an index at the end is found.
     """
-    with os.fdopen(descriptor, "rb") as file:
+    with file:
         try:
-            container = av.open(file, "r", format=job.demuxer, metadata_errors="ignore")
+            container = open_container(file, job.demuxer)
         except (av.FFmpegError, ValueError):
             yield Failed(code="bad_media", message="the file's header cannot be read")
             return
@@ -37,38 +36,43 @@ def _read(container: av.container.InputContainer, setup: Setup) -> Iterator[Resu
     if not container.streams.video:
         yield Failed(code="no_video", message="the file holds no video track")
         return
-    video = container.streams.video[0]
-    if video.codec_context is None or video.codec_context.codec.name not in CODECS:
+    video = accepted_video(container, setup)
+    if video is None:
         yield Failed(code="unsupported_media", message="the file's video is of a codec that is not accepted")
         return
-    video.codec_context.thread_count = 1
-    video.codec_context.options = {"max_pixels": str(setup.max_pixels)}
-    if video.codec_context.width * video.codec_context.height > setup.max_pixels:
+    if too_large(video, setup):
         yield Failed(code="too_large", message="the video has more pixels a picture than are accepted")
         return
-    sound = container.streams.audio[0] if container.streams.audio else None
+    sound = accepted_sound(container)
     yield Opened(duration_ms=max((container.duration or 0) // 1000, 0), audio=sound is not None)
-    yield from _Reading(container, setup).results()
+    yield from _Reading(container, video, sound, setup).results()
 
 
 class _Reading:
     """One pass over a file's packets."""
 
-    def __init__(self, container: av.container.InputContainer, setup: Setup) -> None:
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        video: av.VideoStream,
+        sound: av.AudioStream | None,
+        setup: Setup,
+    ) -> None:
         self._container = container
+        self._streams = [stream for stream in (video, sound) if stream is not None]
         self._setup = setup
         self._sampler = Sampler(setup.fps)
         self._sound = SoundTrack(0)
         self._origin_ms = (container.start_time or 0) / 1000
-        self._period_ms = 1000 / float(container.streams.video[0].average_rate or 25)
+        self._period_ms = 1000 / float(video.average_rate or 25)
         self._next_ms = 0.0  # end of the newest picture
         self._pictures = 0
         self._damaged = 0
 
     def results(self) -> Iterator[Result]:
-        streams = [self._container.streams.video[0], *self._container.streams.audio[:1]]
         try:
-            for packet in self._container.demux(streams):
+            for packet in self._container.demux(self._streams):
+                grant_cpu(self._setup.cpu_seconds)
                 yield from self._packet(packet)
         except av.FFmpegError:
             self._damaged += 1  # a file cut short: what came before stands
@@ -80,15 +84,13 @@ class _Reading:
 
     def _packet(self, packet: av.Packet[av.stream.Stream]) -> Iterator[Result]:
         try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            self._damaged += 1  # a damaged packet costs its own pictures alone
-            return
-        for frame in frames:
-            if isinstance(frame, av.VideoFrame):
-                yield from self._video(frame)
-            elif isinstance(frame, av.AudioFrame):
-                yield from self._sound.feed(frame, max(round(self._time_ms(frame, self._next_ms)), 0))
+            for frame in packet.decode():
+                if isinstance(frame, av.VideoFrame):
+                    yield from self._video(frame)
+                elif isinstance(frame, av.AudioFrame):
+                    yield from self._sound.feed(frame, max(round(self._time_ms(frame, self._next_ms)), 0))
+        except (av.FFmpegError, ValueError):
+            self._damaged += 1  # a damaged packet costs its own pictures, or its own sound, alone
 
     def _video(self, frame: av.VideoFrame) -> Iterator[Result]:
         t_ms = max(self._time_ms(frame, self._next_ms), self._next_ms - self._period_ms, 0.0)
@@ -96,7 +98,7 @@ class _Reading:
         self._pictures += 1
         if not self._sampler.keep(t_ms):
             return
-        jpeg = frame_to_jpeg(frame, self._setup, QUARTER_TURNS.get(frame.rotation % 360))
+        jpeg = frame_to_jpeg(frame, self._setup, upright(frame))
         yield PictureOut(t_ms=round(t_ms), width=self._setup.width, height=self._setup.height, jpeg=jpeg)
 
     def _time_ms(self, frame: av.VideoFrame | av.AudioFrame, unknown: float) -> float:

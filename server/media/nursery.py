@@ -1,8 +1,8 @@
 """The process that decoder processes are forked from: libraries loaded once, and none of the gateway's sockets in it.
 
-Run as ``python -m server.media.nursery FD``; FD is a stream socket to the gateway. A request is one message with the
-decoder's socket (and perhaps a file) attached; the next is sent only after the reply. When the gateway goes, so do all
-decoders.
+Run as ``python -m server.media.nursery FD [unsafe]``; FD is a stream socket to the gateway. A request is one message
+with the decoder's socket (and perhaps a file) attached; the next is sent only after the reply. When the gateway goes,
+so do all decoders. Where the system has no sandbox nothing is forked, unless ``unsafe`` asks for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ import signal
 import socket
 import sys
 
+import av
+import av.subtitles.codeccontext  # PyAV imports these late, and a decoder can load nothing
+import av.subtitles.stream
+import av.subtitles.subtitle
 import msgspec
 from PIL import Image
 
+from server.media.codecs import VIDEO
 from server.media.decoding import serve
 from server.media.jobs import Setup
+from server.media.sandbox import Sandbox, SandboxUnavailable
 
 MESSAGE_BYTES = 4096
 
@@ -37,7 +43,10 @@ class Kill(msgspec.Struct, frozen=True, tag="kill"):
 
 
 class Reply(msgspec.Struct, frozen=True):
+    """``pid`` is the decoder's, 0 where none was forked; ``lacking`` says why there is no sandbox."""
+
     pid: int
+    lacking: str = ""
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -45,9 +54,10 @@ decode_request = msgspec.msgpack.Decoder(Spawn | Kill).decode
 decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
-def main(control: socket.socket) -> None:
+def main(control: socket.socket, *, unsafe: bool = False) -> None:
     """Serve the gateway until it hangs up."""
-    Image.init()  # every codec's module is loaded here, since the children open no files
+    sandbox, lacking = _sandbox()
+    _load_libraries()
     gc.freeze()  # pages shared with the children stay shared
     children: set[int] = set()
     while True:
@@ -56,30 +66,57 @@ def main(control: socket.socket) -> None:
         if not message:
             break
         request = decode_request(message)
-        if isinstance(request, Spawn):
-            pid = _fork(control, request, descriptors)
-            children.add(pid)
-        else:
+        pid = 0
+        if isinstance(request, Kill):
             pid = request.pid
             if pid in children:
                 os.kill(pid, signal.SIGKILL)
-        control.sendall(encode(Reply(pid)))
+        elif sandbox is not None or unsafe:
+            pid = _fork(control, request, descriptors, None if unsafe else sandbox)
+            children.add(pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        control.sendall(encode(Reply(pid, lacking)))
     for pid in children:
         os.kill(pid, signal.SIGKILL)
 
 
-def _fork(control: socket.socket, request: Spawn, descriptors: list[int]) -> int:
+def _sandbox() -> tuple[Sandbox | None, str]:
+    """The sandbox, or why there is none: a process goes into it first, since a kernel may refuse it only then."""
+    try:
+        sandbox = Sandbox()
+    except SandboxUnavailable as error:
+        return None, str(error)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            sandbox.enter()
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(pid, 0)[1]:
+        return None, "the kernel refuses the system call filter"
+    return sandbox, ""
+
+
+def _load_libraries() -> None:
+    """All that decoders will use is loaded and has made its tables here, since they can open nothing."""
+    Image.init()
+    for name in [*(form.decoder for form in VIDEO.values()), "opus", "aac"]:
+        av.CodecContext.create(name, "r").open()
+
+
+def _fork(control: socket.socket, request: Spawn, descriptors: list[int], sandbox: Sandbox | None) -> int:
     pid = os.fork()
     if pid:
-        for descriptor in descriptors:
-            os.close(descriptor)
         return pid
     status = 1
     try:
         control.close()
         file = descriptors[1] if request.file else None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            serve(socket.socket(fileno=descriptors[0]), request.setup, file)
+            serve(descriptors[0], request.setup, file, sandbox)
         status = 0
     finally:
         os._exit(status)  # never the nursery's own way out
@@ -91,4 +128,4 @@ def _buried(children: set[int]) -> set[int]:
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(socket.socket(fileno=int(sys.argv[1])), unsafe="unsafe" in sys.argv[2:])

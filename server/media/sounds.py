@@ -1,4 +1,4 @@
-"""PCM of any accepted rate to 16 kHz mono in 100 ms pieces. Runs in a decoder process."""
+"""Sound of any accepted form to 16 kHz mono in 100 ms pieces. Runs in a decoder process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import av
 
-from server.media.jobs import PCM_RATE, PIECE_SAMPLES, Pcm, Result, SoundOut
+from server.media.jobs import PCM_RATE, PIECE_SAMPLES, Pcm, Result, SoundCodec, SoundOut, SoundUnit
 
+LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 GAP_MS = 100  # a capture time further than this from the samples counted so far starts a new run of pieces
 
 
@@ -16,6 +17,8 @@ class SoundTrack:
 
     def __init__(self, track: int) -> None:
         self._track = track
+        self._decoder: av.AudioCodecContext | None = None
+        self._codec: SoundCodec | None = None
         self._resampler: av.AudioResampler | None = None
         self._format: tuple[int, int] | None = None
         self._start_ms = 0
@@ -37,10 +40,27 @@ class SoundTrack:
         frame.sample_rate = job.rate
         return self.feed(frame, job.t_ms)
 
+    def unit(self, job: SoundUnit) -> list[Result]:
+        """Pieces that became whole with this packet. Raises av.FFmpegError: it is damaged, the next one is not."""
+        if self._decoder is None or self._codec != job.codec:
+            self._decoder, self._codec = _open_decoder(job.codec), job.codec
+        out: list[Result] = []
+        t_ms = float(job.t_ms)
+        for frame in self._decoder.decode(av.Packet(job.data)):
+            out += self.feed(frame, round(t_ms))
+            t_ms += 1000 * frame.samples / frame.sample_rate
+        return out
+
     def feed(self, frame: av.AudioFrame, t_ms: int) -> list[Result]:
-        """Resample one decoded frame that starts at ``t_ms``."""
+        """Resample one decoded frame that starts at ``t_ms``.
+
+        Raises:
+            ValueError: it is of a rate that is not accepted.
+        """
         out: list[Result] = []
         rate, channels = frame.sample_rate, len(frame.layout.channels)
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise ValueError(f"sound of {rate} Hz is not accepted")
         if self._gap(rate, channels, t_ms):
             out += self.flush()
             self._start_ms, self._samples_in, self._samples_out = t_ms, 0, 0
@@ -72,3 +92,13 @@ class SoundTrack:
             self._samples_out += frame.samples
             out.append(SoundOut(track=self._track, t_ms=t_ms, pcm=bytes(frame.planes[0])[: 2 * frame.samples]))
         return out
+
+
+def _open_decoder(codec: SoundCodec) -> av.AudioCodecContext:
+    """FFmpeg's own decoder of that name. AAC in ADTS says itself what it is; Opus is decoded to 48 kHz stereo."""
+    context = av.CodecContext.create(codec, "r")
+    assert isinstance(context, av.AudioCodecContext)  # noqa: S101 - both names are ours
+    if codec == "opus":
+        context.sample_rate, context.layout = HIGHEST_RATE, "stereo"  # RFC 6716, section 2
+    context.thread_count = 1
+    return context

@@ -5,11 +5,22 @@ from __future__ import annotations
 import io
 
 import av
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from server.media.jobs import PictureOut, Setup, Still
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+PLAIN = ("L", "RGB", "CMYK")  # modes that are resized without a copy at full size
+UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)
 
 
 def decode_still(job: Still, setup: Setup) -> PictureOut:
@@ -21,9 +32,14 @@ def decode_still(job: Still, setup: Setup) -> PictureOut:
     # Pillow refuses above twice its limit; the gateway has checked the header already, this is the second lock.
     Image.MAX_IMAGE_PIXELS = max(setup.max_pixels // 2, 1)
     with Image.open(io.BytesIO(job.data), formats=[FORMATS[job.codec]]) as image:
-        image.draft("RGB", (setup.width, setup.height))  # decodes a JPEG at a fraction of its size where that suffices
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    jpeg = to_jpeg(upright, setup)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        size = (setup.height, setup.width) if orientation in SIDEWAYS else (setup.width, setup.height)
+        image.draft("RGB", size)  # decodes a JPEG at a fraction of its size where that suffices
+        whole = image if image.mode in PLAIN else image.convert("RGB")
+        small = whole.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
+    if orientation in UPRIGHT:
+        small = small.transpose(UPRIGHT[orientation])
+    jpeg = to_jpeg(small, setup)
     return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg)
 
 

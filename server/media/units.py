@@ -1,37 +1,54 @@
-"""H.264 access units to pictures. Runs in a decoder process."""
+"""Access units of elementary video to pictures. Runs in a decoder process."""
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 
 import av
 from av.codec.context import Flags
 
-from server.media.jobs import Done, PictureOut, Result, Setup, Unit
+from server.media.codecs import VIDEO
+from server.media.jobs import Done, PictureOut, Preamble, Result, Setup, Unit, VideoCodec
 from server.media.stills import frame_to_jpeg
 
 MILLISECOND = Fraction(1, 1000)
-START_CODE = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
-IDR, SPS = 5, 7  # nal_unit_type, ITU-T H.264 table 7-1
 HELD = 32  # wanted pictures that the decoder may hold back for reordering: the standard's limit is 16
 
 
-class UnitTrack:
-    """One elementary stream. Every unit is decoded, since later ones build on it; only the wanted pictures come out."""
+def open_decoder(name: str, setup: Setup, extradata: bytes = b"") -> av.VideoCodecContext:
+    """FFmpeg's decoder of that name: one thread, which holds no picture back, and a limit on pixels."""
+    context = av.CodecContext.create(name, "r")
+    assert isinstance(context, av.VideoCodecContext)  # noqa: S101 - all names are ours
+    context.thread_count = 1  # frame threads would hold back one picture each
+    context.options = {"max_pixels": str(setup.max_video_pixels)}
+    if extradata:
+        context.extradata = extradata
+    return context
 
-    def __init__(self, track: int, setup: Setup) -> None:
+
+class UnitTrack:
+    """One elementary stream. Every unit is decoded, since later ones build on it; only the wanted pictures come out.
+
+    Units come with capture times, which do not go back: a stream without B pictures.
+    """
+
+    def __init__(self, track: int, codec: VideoCodec, setup: Setup) -> None:
+        self.codec = codec
         self._track = track
+        self._format = VIDEO[codec]
         self._setup = setup
         self._wanted: list[int] = []
+        self._parameters = b""
         self._context = self._open()
         self._synced = False
 
     def decode(self, job: Unit) -> list[Result]:
         """The pictures that are ready, then Done; after an error nothing more until the next key frame."""
-        if job.fresh:
+        if job.preamble is not None:
+            self._parameters = job.preamble.data
+        if job.fresh or job.preamble is not None:
             self._lose()
-        if not self._synced and not starts_sequence(job.data):
+        if not self._synced and not self._format.starts(job.data):
             return [Done(need_keyframe=True)]
         self._synced = True
         if job.keep:
@@ -39,7 +56,7 @@ class UnitTrack:
         packet = av.Packet(job.data)
         packet.pts, packet.time_base = job.t_ms, MILLISECOND
         try:
-            return [*self._pictures(packet), Done()]
+            return [*self._noticed(job.data), *self._pictures(packet), Done()]
         except av.FFmpegError:
             self._lose()
             return [Done(need_keyframe=True)]
@@ -51,6 +68,14 @@ class UnitTrack:
             pictures = []
         self._lose()  # a flushed decoder starts again at a key frame
         return pictures
+
+    def _noticed(self, unit: bytes) -> list[Result]:
+        """The parameter sets where they are new: a later key frame may come without them."""
+        found = self._format.parameters(unit)
+        if not found or found == self._parameters or len(found) > self._setup.preamble_bytes:
+            return []
+        self._parameters = found
+        return [Preamble(track=self._track, data=found)]
 
     def _pictures(self, packet: av.Packet[av.stream.Stream] | None) -> list[Result]:
         out: list[Result] = []
@@ -69,13 +94,6 @@ class UnitTrack:
         self._wanted = []
 
     def _open(self) -> av.VideoCodecContext:
-        context = av.CodecContext.create("h264", "r")
-        context.thread_count = 1  # frame threads would hold back one picture each
+        context = open_decoder(self._format.decoder, self._setup, self._parameters)
         context.flags |= Flags.low_delay
-        context.options = {"max_pixels": str(self._setup.max_pixels)}
         return context
-
-
-def starts_sequence(unit: bytes) -> bool:
-    """Whether decoding can begin here: the unit holds an IDR picture or a parameter set, which comes before one."""
-    return any(match[1][0] & 0x1F in (IDR, SPS) for match in START_CODE.finditer(unit))

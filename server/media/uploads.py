@@ -83,7 +83,7 @@ class FileFeed:
     async def open(self, spool: Spool) -> Opened:
         """Read the file's header. Raises NoVideo, BadMedia, TooLarge, UnsupportedMedia."""
         demuxer = spool.demuxer
-        setup = msgspec.structs.replace(self._ingest.setup, cpu_seconds=self._limits.file_cpu_s)
+        setup = msgspec.structs.replace(self._ingest.setup, total_cpu_seconds=self._limits.file_cpu_s)
         try:
             self._decoder = await self._nursery.spawn(setup, spool.descriptor)
             self._results = self._decoder.run(File(demuxer=demuxer), self._limits.decode_s)

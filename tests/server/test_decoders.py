@@ -37,7 +37,16 @@ from tests.server.wire import h264_units, picture, video_file
 
 pytestmark = pytest.mark.e2e
 
-SETUP = Setup(width=64, height=48, fps=2.0, quality=90, max_pixels=4_000_000, memory_bytes=1 << 30, cpu_seconds=5)
+SETUP = Setup(
+    width=64,
+    height=48,
+    fps=2.0,
+    quality=90,
+    max_pixels=4_000_000,
+    max_video_pixels=4_000_000,
+    memory_bytes=256 << 20,
+    cpu_seconds=5,
+)
 LIMIT_S = 10.0
 
 
@@ -194,7 +203,8 @@ async def test_a_decoder_holds_nothing_of_the_gateways(decoder: Decoder) -> None
     assert len([name for name in held if name.startswith("socket:")]) == 1
     assert held - {name for name in held if name.startswith("socket:")} == {"/dev/null"}
     environment = Path(f"/proc/{decoder.pid}/environ").read_text()  # noqa: ASYNC240 - /proc does not block
-    assert {entry.partition("=")[0] for entry in environment.split("\0")} <= {"PATH", "LC_CTYPE", ""}
+    names = {entry.partition("=")[0] for entry in environment.split("\0")}
+    assert names <= {"PATH", "MALLOC_ARENA_MAX", "LC_CTYPE", ""}
 
 
 async def test_a_decoder_that_hangs_is_killed_and_another_takes_its_place(nursery: Nursery, decoder: Decoder) -> None:

@@ -1,0 +1,98 @@
+"""The elementary video formats that are accepted: which decoder reads them, and where decoding can begin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from server.media.jobs import VideoCodec
+
+START_CODE = re.compile(rb"\x00\x00\x01")
+KEY_SCAN_OBUS = 64  # a temporal unit has a handful
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """``decoder`` is FFmpeg's name. ``starts``: whether decoding can begin with a unit, given the parameter sets.
+
+    ``parameters``: the parameter sets that a unit holds.
+    """
+
+    decoder: str
+    starts: Callable[[bytes], bool]
+    parameters: Callable[[bytes], bytes] = lambda unit: b""
+
+
+def nal_units(data: bytes) -> Iterator[bytes]:
+    """NAL units of an Annex B byte stream, without start codes (ITU-T H.264 and H.265, annex B)."""
+    ends = [match.end() for match in START_CODE.finditer(data)]
+    for begin, following in zip(ends, [*ends[1:], len(data) + 3], strict=False):
+        unit = data[begin : following - 3].rstrip(b"\x00")
+        if unit:
+            yield unit
+
+
+def obus(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and bytes, header included, of the OBUs of a temporal unit in the low-overhead format (AV1, section 5.3)."""
+    at = 0
+    for _ in range(KEY_SCAN_OBUS):
+        if at >= len(data) or not data[at] & 0x02:  # one without a size is the last
+            return
+        begin, kind = at, data[at] >> 3 & 0xF
+        at += 2 if data[at] & 0x04 else 1
+        size, shift = 0, 0
+        while at < len(data) and shift < 56:
+            size |= (data[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if not data[at - 1] & 0x80:
+                break
+        at += size
+        yield kind, data[begin:at]
+
+
+def _h264_type(unit: bytes) -> int:
+    return unit[0] & 0x1F  # ITU-T H.264, table 7-1
+
+
+def _h265_type(unit: bytes) -> int:
+    return unit[0] >> 1 & 0x3F  # ITU-T H.265, table 7-1
+
+
+def _annex_b(type_of: Callable[[bytes], int], keys: range, sets: range, first_set: int) -> VideoFormat:
+    """A NAL format: ``keys`` are the types of pictures that build on none, ``sets`` those of parameter sets."""
+
+    def starts(unit: bytes) -> bool:
+        return any(type_of(nal) in keys or type_of(nal) == first_set for nal in nal_units(unit))
+
+    def parameters(unit: bytes) -> bytes:
+        return b"".join(b"\x00\x00\x00\x01" + nal for nal in nal_units(unit) if type_of(nal) in sets)
+
+    return VideoFormat("h264" if type_of is _h264_type else "hevc", starts, parameters)
+
+
+def _vp8_starts(frame: bytes) -> bool:
+    """RFC 6386, section 9.1: the lowest bit of the frame tag is 0 in key frames, a start code follows."""
+    return len(frame) >= 10 and not frame[0] & 1 and frame[3:6] == b"\x9d\x01\x2a"
+
+
+def _vp9_starts(frame: bytes) -> bool:
+    """VP9 bitstream specification, section 6.2: frame_type after marker, profile and show_existing_frame."""
+    if len(frame) < 4 or frame[0] >> 6 != 2:
+        return False
+    reserved = 1 if frame[0] & 0x30 == 0x30 else 0  # profile 3 has one bit more
+    show_existing, frame_type = frame[0] >> (3 - reserved) & 1, frame[0] >> (2 - reserved) & 1
+    return not show_existing and not frame_type
+
+
+def _av1_parameters(unit: bytes) -> bytes:
+    return b"".join(obu for kind, obu in obus(unit) if kind == 1)  # OBU_SEQUENCE_HEADER
+
+
+VIDEO: Mapping[VideoCodec, VideoFormat] = {
+    "h264": _annex_b(_h264_type, range(5, 6), range(7, 9), first_set=7),
+    "h265": _annex_b(_h265_type, range(16, 24), range(32, 35), first_set=33),
+    "vp8": VideoFormat("vp8", _vp8_starts),
+    "vp9": VideoFormat("vp9", _vp9_starts),
+    "av1": VideoFormat("libdav1d", lambda unit: bool(_av1_parameters(unit)), _av1_parameters),
+}
