@@ -63,8 +63,12 @@ async def sandbox(settings: GatewaySettings) -> Check:
     except (NoSandbox, DecoderLost) as error:
         advice = "install libseccomp2 (Debian, Ubuntu) or libseccomp (Fedora); without it media is refused"
         return Check("sandbox", False, str(error), f"{advice} unless --unsafe-decoder is set")
-    found = f"a decoder could still: {', '.join(possible)}" if possible else "a decoder reaches no file, socket, process"
-    return Check("sandbox", not possible, found, "this kernel does not keep to its system call filters: use another one")
+    found = (
+        f"a decoder could still: {', '.join(possible)}" if possible else "a decoder reaches no file, socket, process"
+    )
+    return Check(
+        "sandbox", not possible, found, "this kernel does not keep to its system call filters: use another one"
+    )
 
 
 def torch(settings: WorkerSettings) -> Check:
