@@ -300,6 +300,7 @@ return {'ok'}
 
 # KEYS session output unanswered turns [question...] | epoch keep ttl answer_ttl keep_turns, then id payload kind
 # question_id turn of each entry; an entry whose kind is not empty uses up the next question key
+# Old entries leave, save those that may be of a question that is still open: the next owner goes on from them.
 OUTPUT = Script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
 local at = 5
@@ -323,14 +324,24 @@ for i = 6, #ARGV, 5 do
       if turn ~= '' and not outcome then redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[5], '*', 'm', turn) end
       redis.call('HSET', KEYS[at], 'outcome', payload)
       redis.call('HDEL', KEYS[3], question)
+      touch(ARGV[4], KEYS[at])
     end
-    if kind ~= '' then touch(ARGV[4], KEYS[at]) end
   end
   if kind ~= '' then at = at + 1 end
 end
+local function kept_from()
+  local from = now - ARGV[2]
+  for _, asked in ipairs(redis.call('HVALS', KEYS[3])) do
+    from = math.min(from, tonumber(string.match(asked, '^%d+')))
+  end
+  return math.max(from, now - ARGV[4])
+end
+local from
 for _ = 1, 64 do
   local head = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
   if not head or tonumber(head[2][4]) >= now - ARGV[2] then break end
+  from = from or kept_from()
+  if tonumber(head[2][4]) >= from then break end
   redis.call('XDEL', KEYS[2], head[1])
 end
 touch(ARGV[3], KEYS[2], KEYS[4])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from protocol.bus import Bus
-from protocol.errors import BusUnavailable, LeaseLost, NotFound, Quarantined
+from protocol.errors import BusUnavailable, LeaseLost, NotFound, Quarantined, WorkerLost
 from protocol.leases import Lease
 from protocol.messages import (
     AnswerDone,
@@ -174,8 +174,7 @@ class Ownership:
                     session_id=self.engine_id, at_ms=turn.at_ms, question=turn.question, answer=tuple(turn.answer)
                 )
             )
-        for question_id in self.lease.unanswered:
-            await self._resume(await self._bus.outputs.question(self.session_id, question_id))
+        await self._resume_questions()
         if self.lease.closing:
             self.end(Ending("closed", "client"))
         else:
@@ -195,19 +194,31 @@ class Ownership:
         self._engine_closed.set()
         self.end(Ending("closed", Quarantined.code))
 
-    async def _resume(self, record: QuestionRecord) -> None:
-        """Takes up a question that the owner before left open: from its published tokens on, if it had begun."""
+    async def _resume_questions(self) -> None:
+        """Takes up the questions that the owner before left open."""
+        open_questions = self.lease.unanswered
+        published = await published_tokens(self._bus, self.session_id, open_questions) if open_questions else {}
+        for question_id in open_questions:
+            try:
+                record = await self._bus.outputs.question(self.session_id, question_id)
+            except NotFound:
+                self._give_up(question_id, "no worker has answered this question for as long as it was kept")
+            else:
+                await self._resume(record, published.get(question_id))
+
+    async def _resume(self, record: QuestionRecord, published: tuple[int, ...] | None) -> None:
+        """An answer goes on from its published tokens, if it had begun."""
         question_id, at_ms = record.ask.question_id, record.ask.at_ms
         if record.cancelled:
             cancelled = AnswerDone(question_id=question_id, text="", finish_reason="cancelled", as_of_ms=at_ms)
             self._outbox.put(cancelled)
-            return
-        prefix = await published_tokens(self._bus, self.session_id, question_id) if record.started else ()
-        if prefix is None:
-            message = "the worker was lost during this answer, and its beginning is no longer kept"
-            self._outbox.put(AnswerFailed(question_id=question_id, code="worker_lost", message=message))
-            return
-        await self.intake.ask(record.ask, prefix=prefix, resumed=record.started)
+        elif record.started and published is None:
+            self._give_up(question_id, "the worker was lost during this answer, and its beginning is no longer kept")
+        else:
+            await self.intake.ask(record.ask, prefix=published or (), resumed=record.started)
+
+    def _give_up(self, question_id: str, message: str) -> None:
+        self._outbox.put(AnswerFailed(question_id=question_id, code=WorkerLost.code, message=message))
 
     async def _finish(self, ending: Ending) -> None:
         """Says the session's last words; what the bus does not take in time is left to whoever owns it next."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from protocol.bus import Bus
 from protocol.ids import START, EntryId
 from protocol.leases import Lease
-from protocol.messages import AnswerDelta, Turn
+from protocol.messages import AnswerDelta, AnswerStarted, Turn
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,18 @@ async def find_before(bus: Bus, lease: Lease) -> Before:
     return Before(lost_ms=oldest.t_ms, video_end=video_end, turns=turns)
 
 
-async def published_tokens(bus: Bus, session_id: str, question_id: str) -> tuple[int, ...] | None:
-    """The tokens of an answer that owners before have published; None where some of them are gone."""
-    tokens: list[int] = []
-    for event in await bus.outputs.since(session_id):
-        delta = event.output
-        if isinstance(delta, AnswerDelta) and delta.question_id == question_id:
-            if delta.index != len(tokens):
-                return None
-            tokens += delta.token_ids
-    return tuple(tokens)
+async def published_tokens(bus: Bus, session_id: str, question_ids: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Of each of these questions the tokens of its answer that owners before have published; nothing of those whose
+    beginning is no longer kept.
+    """
+    answers: dict[str, list[int]] = {}
+    after = START
+    while page := await bus.outputs.since(session_id, after):
+        for event in page:
+            match event.output:
+                case AnswerStarted(question_id=name) if name in question_ids:
+                    answers[name] = []
+                case AnswerDelta(question_id=name, token_ids=tokens) if name in answers:
+                    answers[name] += tokens
+        after = page[-1].id
+    return {name: tuple(tokens) for name, tokens in answers.items()}

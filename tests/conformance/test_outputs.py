@@ -140,6 +140,22 @@ class TestKeeping:
         with pytest.raises(LeaseLost):
             await bus.outputs.append(SESSION, owned.epoch, [(3, DELTA)])
 
+    async def test_what_was_said_of_an_open_question_is_kept_until_its_end(self, bus: Bus, owned: Lease) -> None:
+        await bus.lanes.ask(SESSION, make_ask())
+        for n, output in enumerate((STARTED, DELTA, NOTICE), 1):
+            await bus.outputs.append(SESSION, owned.epoch, [(n, output)])
+        assert [event.output for event in await bus.outputs.since(SESSION)][-3:] == [STARTED, DELTA, NOTICE]
+        await bus.outputs.append(SESSION, owned.epoch, [(4, DONE)])
+        assert await bus.outputs.since(SESSION) == []
+
+    async def test_a_question_that_was_begun_is_kept_no_shorter(
+        self, bus: Bus, owned: Lease, connection: Connection
+    ) -> None:
+        await bus.lanes.ask(SESSION, make_ask())
+        await bus.outputs.append(SESSION, owned.epoch, [(1, STARTED)])
+        life = await connection.command("PTTL", keys.question(SESSION, "q1"))
+        assert bus.retention.answer_ms < life <= bus.retention.question_ms
+
 
 async def test_what_is_remembered_is_kept_once_and_bounded(bus: Bus, owned: Lease, connection: Connection) -> None:
     for n in range(1, 71):
