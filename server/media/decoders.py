@@ -115,6 +115,7 @@ class _Forker:
     """One run of the nursery's process, and the socket to it."""
 
     def __init__(self, *, unsafe: bool) -> None:
+        self._owed = 0  # replies that nobody waited for to the end
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         with theirs:
@@ -135,9 +136,16 @@ class _Forker:
 
     async def ask(self, request: Spawn | Kill, descriptors: list[int]) -> Reply:
         async with asyncio.timeout(REPLY_DEADLINE_S):
+            while self._owed:
+                await self._reply()
             socket.send_fds(self._control, [encode(request)], descriptors)
-            reply = await asyncio.get_running_loop().sock_recv(self._control, MESSAGE_BYTES)
-        return decode_reply(reply)
+            self._owed += 1
+            return decode_reply(await self._reply())
+
+    async def _reply(self) -> bytes:
+        reply = await asyncio.get_running_loop().sock_recv(self._control, MESSAGE_BYTES)
+        self._owed -= 1
+        return reply
 
     def stop(self) -> None:
         """Hang up, which ends the nursery and all its decoders; wait for it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import os
 import random
@@ -229,3 +231,24 @@ async def test_a_nursery_that_dies_is_started_again(nursery: Nursery) -> None:
     assert pictures(await results(second, Still(codec="jpeg", t_ms=0, data=picture("red")))) == [(0, "red")]
     await first.close()
     await second.close()
+
+
+async def test_who_stops_waiting_for_a_decoder_leaves_no_reply_to_the_next(nursery: Nursery) -> None:
+    """Sessions end while their decoder is being forked: what was asked then must not be answered to another."""
+    for _ in range(5):
+        spawning = asyncio.create_task(nursery.spawn(SETUP))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        spawning.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await spawning).close()
+    decoder = await nursery.spawn(SETUP)
+    await decoder.kill()
+    with pytest.raises(DecoderLost):
+        await results(decoder, Flush())
+    assert not _runs(decoder.pid)
+
+
+def _runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(") ", 1)[1][0] != "Z"
