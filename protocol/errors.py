@@ -119,13 +119,6 @@ class NoSandbox(LonglookError):
     status = 503
 
 
-class NoSandbox(LonglookError):
-    """Media is refused: decoder processes cannot be confined on the gateway's machine."""
-
-    code = "no_sandbox"
-    status = 503
-
-
 class Starting(LonglookError):
     """No worker has advertised yet."""
 
