@@ -196,7 +196,8 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
     """What the session's gateway publishes about once a second: its half of a session's health."""
 
     session_time_ms: int = -1  # newest capture accepted, -1 before the first
-    last_frame_at: float = 0.0  # Unix seconds at which it came
+    newest_at: float = 0.0  # Unix seconds at which it came
+    last_frame_at: float = 0.0  # the same of the newest picture
     origin_us: int | None = None  # capture clock at session time 0, for the next gateway that feeds the session
     fps_in: float = 0.0
     fps_out: float = 0.0

@@ -113,7 +113,7 @@ class Feeds:
             clock=SessionClock(
                 lossless=lossless,
                 newest_ms=record.ingest.session_time_ms,
-                newest_at=record.ingest.last_frame_at,
+                newest_at=record.ingest.newest_at,
                 origin_us=record.ingest.origin_us,
             ),
             publisher=LanePublisher(

@@ -56,6 +56,11 @@ class SessionClock:
         return self._newest_ms
 
     @property
+    def newest_at(self) -> float:
+        """When that was, in the seconds of ``now``."""
+        return self._newest_at
+
+    @property
     def origin_us(self) -> int | None:
         """Capture clock at session time 0, None before the first capture time."""
         return None if self._base_ms is None else round(self._base_ms * 1000)

@@ -250,7 +250,7 @@ class Ingest:
                 yield track.number, track.settled, track.received
 
     def stats(self) -> IngestStats:
-        return self.tally.stats(time.time(), session_time_ms=self.clock.newest_ms, origin_us=self.clock.origin_us)
+        return self.tally.stats(time.time(), self.clock)
 
     # --- small steps --------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from protocol.messages import IngestStats
+from server.media.clock import SessionClock
 from server.media.jobs import PCM_RATE
 from server.media.rates import Rate
 from server.metrics import Metrics
@@ -53,11 +54,12 @@ class Tally:
     def decoder_lost(self) -> None:
         self._metrics.decoders_lost.inc()
 
-    def stats(self, now: float, *, session_time_ms: int, origin_us: int | None) -> IngestStats:
+    def stats(self, now: float, clock: SessionClock) -> IngestStats:
         return IngestStats(
-            session_time_ms=session_time_ms,
+            session_time_ms=clock.newest_ms,
+            newest_at=clock.newest_at,
             last_frame_at=self._last_frame_at,
-            origin_us=origin_us,
+            origin_us=clock.origin_us,
             fps_in=self._in.per_second(now),
             fps_out=self._out.per_second(now),
             frames_in=self._frames_in,

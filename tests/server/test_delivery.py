@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from protocol.messages import IngestStats
+from server.media.clock import SessionClock
 from server.media.decoders import Nursery
 from server.media.delivery import Delivery, Work
 from server.media.jobs import Done, Job, PictureOut, Result, Setup, Unit
@@ -95,7 +96,7 @@ async def test_units_are_all_decoded_and_of_a_live_track_the_oldest_and_the_newe
         await asyncio.wait_for(delivery.until(5000), 10)
     assert stage.decoded == [0, 1000, 2000, 3000, 4000, 5000]
     assert stage.published == published
-    dropped = tally.stats(0.0, session_time_ms=0, origin_us=None).frames_dropped
+    dropped = tally.stats(0.0, SessionClock(lossless=False)).frames_dropped
     assert dropped == ({"superseded": 1} if live else {})
 
 

@@ -18,7 +18,7 @@ from tests.conformance.servers import Server
 from tests.server.conftest import KEY, Served
 from tests.server.fake_worker import FakeWorker
 from tests.server.processes import GatewayProcess, gateway_process
-from tests.server.wire import JPEG, answer, chunk, hear, picture, say, until
+from tests.server.wire import JPEG, PCM16, answer, chunk, hear, picture, say, until
 
 pytestmark = pytest.mark.e2e
 
@@ -73,8 +73,11 @@ async def test_a_second_signal_does_not_wait(apart: GatewayProcess, worker: Fake
     assert await asyncio.to_thread(apart.process.wait, 5) == 0
 
 
-async def test_a_bus_that_comes_back_empty_ends_its_sessions_by_name(tmp_path: Path) -> None:
-    with Server(bundled_binary(), tmp_path / "s.sock") as bus, gateway_process(bus.url) as gateway:
+async def test_a_bus_that_comes_back_empty_without_workers_ends_its_sessions_by_name(tmp_path: Path) -> None:
+    with (
+        Server(bundled_binary(), tmp_path / "s.sock") as bus,
+        gateway_process(bus.url, LONGLOOK_LIMITS__UNOWNED_S="2") as gateway,
+    ):
         async with httpx.AsyncClient(base_url=gateway.url, headers=AUTH, timeout=30) as http:
             mine = await Bus.connect(bus.url)
             worker = FakeWorker(mine)
@@ -123,3 +126,19 @@ async def test_a_session_goes_on_at_another_gateway(apart: GatewayProcess, gatew
         done = await answer(socket)
     assert done["text"] == "blue"
     assert 2_000 <= done["as_of_ms"] <= 10_000
+
+
+async def test_a_session_of_sound_alone_goes_on_at_another_gateway(
+    apart: GatewayProcess, gateway: Served, worker: FakeWorker
+) -> None:
+    second = bytes(32_000)
+    session = await gateway.open()
+    async with connect(f"{apart.live_url}?session={session['id']}", additional_headers=AUTH) as socket:
+        await socket.send(chunk(PCM16, 0, 100, second))
+        await hear(socket, lambda e: e["type"] == "session.health" and e["session_time_ms"] == 0)
+    apart.process.kill()
+    await asyncio.to_thread(apart.process.wait)
+    async with connect(f"{gateway.live_url}?session={session['id']}", additional_headers=AUTH) as socket:
+        await socket.send(chunk(PCM16, 1, 101, second))
+        heard = await worker.saw(session["id"], lambda state: len(state.sounds) >= 20)
+    assert [sound.t_ms for sound in heard.sounds] == list(range(0, 2000, 100))
