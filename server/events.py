@@ -15,6 +15,7 @@ from protocol.messages import (
     Notice,
     Owned,
     QuestionRecord,
+    Store,
     Timing,
     Usage,
 )
@@ -117,7 +118,20 @@ def settings_body(record: SessionRecord) -> dict[str, Any]:
         "policy": spec.policy,
         "instructions": spec.instructions,
         "ingest": spec.ingest,
+        "store": _store(spec.store),
     }
+
+
+def _store(store: Store | None) -> dict[str, float] | str:
+    """What is kept of a session, in the words in which it was asked for."""
+    if store is None:
+        return "off"
+    return "forever" if store.retention_hours is None else {"retention_hours": store.retention_hours}
+
+
+def stored_kinds(record: SessionRecord) -> list[str]:
+    """What is stored of the session, by kind."""
+    return [] if record.spec.store is None else ["media", "frames", "texts"]
 
 
 def session_body(record: SessionRecord, card: ModelCard | None) -> dict[str, Any]:
@@ -130,6 +144,7 @@ def session_body(record: SessionRecord, card: ModelCard | None) -> dict[str, Any
         "state": record.state,
         "created_at": spec.created_at,
         "settings": settings_body(record),
+        "stored": stored_kinds(record),
         "capabilities": capabilities(card),
         "live_url": f"/v1/live?session={spec.session_id}",
     }

@@ -13,6 +13,8 @@ from protocol.messages import ModelCard
 from protocol.sessions import SessionRecord
 from server.background import Background
 from server.faults import error_event
+from server.journal.journal import Journal
+from server.journal.recorder import Recorder
 from server.media.clock import COMPLETE_JUMP_MS, LIVE_JUMP_MS, SessionClock
 from server.media.decoders import Nursery
 from server.media.ingest import Ingest
@@ -44,6 +46,7 @@ class Feeds:
         bus: Bus,
         board: Board,
         nursery: Nursery,
+        journal: Journal,
         settings: Settings,
         metrics: Metrics,
         background: Background,
@@ -51,6 +54,7 @@ class Feeds:
         self._bus = bus
         self._board = board
         self._nursery = nursery
+        self._journal = journal
         self._settings = settings
         self._metrics = metrics
         self._background = background
@@ -62,8 +66,9 @@ class Feeds:
         session_id = record.spec.session_id
         if session_id not in self._feeds:
             card = await self._board.card(record.spec.model)
+            recorder = await self._journal.recorder(record.spec)
             if session_id not in self._feeds:
-                self._start(record, card)
+                self._start(record, card, recorder)
         feed = self._feeds[session_id]
         feed.used_at = time.monotonic()
         return feed.ingest
@@ -93,7 +98,7 @@ class Feeds:
             elif now - feed.used_at > IDLE_S:
                 self.drop(session_id)
 
-    def _start(self, record: SessionRecord, card: ModelCard) -> None:
+    def _start(self, record: SessionRecord, card: ModelCard, recorder: Recorder) -> None:
         session_id = record.spec.session_id
         limits = self._settings.limits
         lossless = record.spec.ingest == "complete"
@@ -122,6 +127,7 @@ class Feeds:
             nursery=self._nursery,
             limits=limits,
             tally=Tally(self._metrics, record.ingest),
+            recorder=recorder,
             lossless=lossless,
         )
         task = self._background.start(self._carry(session_id, ingest))

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from protocol.bus import Bus
-from protocol.errors import LogLost, LonglookError, NoCapacity
+from protocol.errors import BusUnavailable, LogLost, LonglookError, NoCapacity, NotFound
 from server.auth import Keyring
 from server.background import Background
 from server.feeds import Feeds
+from server.journal.journal import DiskJournal, Journal, NoJournal
 from server.limits import Allowance
 from server.media.decoders import Nursery
 from server.metrics import Metrics
@@ -56,10 +57,12 @@ class Gateway:
     relay: Relay
     questions: Questions
     sessions: Sessions
+    journal: Journal
     background: Background
     requests: Allowance
     sockets: Allowance
     uploads: Allowance
+    exports: Allowance
 
 
 @asynccontextmanager
@@ -71,9 +74,26 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
         if nursery.lacking:
             logger.warning("decoders cannot be confined here: %s", nursery.lacking)
         background = Background(tasks)
-        feeds = Feeds(bus=bus, board=board, nursery=nursery, settings=settings, metrics=metrics, background=background)
         relay = Relay(bus, f"g_{secrets.token_hex(6)}")
-        sessions = Sessions(bus=bus, board=board, feeds=feeds, relay=relay, questions=questions, limits=settings.limits)
+        journal = make_journal(settings, metrics, relay)
+        feeds = Feeds(
+            bus=bus,
+            board=board,
+            nursery=nursery,
+            journal=journal,
+            settings=settings,
+            metrics=metrics,
+            background=background,
+        )
+        sessions = Sessions(
+            bus=bus,
+            board=board,
+            feeds=feeds,
+            relay=relay,
+            questions=questions,
+            journal=journal,
+            limits=settings.limits,
+        )
         gateway = Gateway(
             settings=settings,
             bus=bus,
@@ -86,12 +106,16 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             relay=relay,
             questions=questions,
             sessions=sessions,
+            journal=journal,
             background=background,
             requests=Allowance("requests"),
             sockets=Allowance("connections"),
             uploads=Allowance("uploads"),
+            exports=Allowance("clips"),
         )
         background.start(relay.run(sessions.observe))
+        background.start(journal.run())
+        background.start(journal.keep(lambda session_id: _alive(bus, session_id)))
         background.start(_beat(gateway))
         try:
             yield gateway
@@ -99,6 +123,22 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             with suppress(LonglookError):
                 await feeds.publish()  # the next gateway goes on with these clocks
             background.cancel()
+
+
+def make_journal(settings: Settings, metrics: Metrics, relay: Relay) -> Journal:
+    """The journal that the settings ask for. Raises OSError, ValueError (the key)."""
+    folder = settings.journal.dir
+    return NoJournal() if folder is None else DiskJournal(settings.journal, folder, metrics, relay.say)
+
+
+async def _alive(bus: Bus, session_id: str) -> bool:
+    """Whether a session may still be written to; where the bus does not answer, it may."""
+    try:
+        return (await bus.sessions.get(session_id)).state != "closed"
+    except NotFound:
+        return False
+    except BusUnavailable:
+        return True
 
 
 async def _beat(gateway: Gateway) -> None:

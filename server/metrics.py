@@ -21,6 +21,7 @@ class Metrics:
         self._count_requests()
         self._count_media()
         self._count_questions()
+        self._count_journal()
         self.workers = self._gauge("workers", "Workers that take sessions.", "model")
         self.capacity_tokens = self._gauge("capacity_tokens", "Tokens that those workers hold room for.", "model")
         self.reserved_tokens = self._gauge(
@@ -65,6 +66,16 @@ class Metrics:
         )
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of questions.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens of answers.")
+
+    def _count_journal(self) -> None:
+        self.journal_records = self._counter("journal_records", "Records written to the journal.")
+        self.journal_bytes = self._counter("journal_bytes", "Bytes written to the journal.")
+        self.journal_dropped = self._counter("journal_dropped", "Records that were not kept, by reason.", "reason")
+        self.journal_queue = self._gauge("journal_queue_bytes", "Bytes that wait to be written to the journal.")
+        self.journal_sessions = self._gauge("journal_sessions", "Sessions of which something is stored.")
+        self.journal_held = self._gauge(
+            "journal_held_bytes", "Bytes of the journal on disk, of all gateways that share it."
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"longlook_{name}_total", text, labels, registry=self.registry)

@@ -12,10 +12,12 @@ from protocol import ids
 from protocol.bus import Bus
 from protocol.errors import BadRequest, Conflict, NotFound, QuestionTooLong, RateLimited, SessionClosed, TooLarge
 from protocol.ids import EntryId
-from protocol.messages import Ask, Closed, Mode, QuestionRecord, SessionSpec
+from protocol.messages import AnswerDone, AnswerFailed, Ask, Closed, Mode, QuestionRecord, SessionSpec, Store
 from protocol.messages import Ingest as IngestMode
 from protocol.sessions import SessionRecord
 from server.feeds import Feeds
+from server.journal.journal import Journal
+from server.journal.recorder import Recorder
 from server.limits import Allowance
 from server.media.ingest import Ingest
 from server.placement import Board, check_terms
@@ -37,6 +39,7 @@ class OpenTerms:
     policy: str | None = None
     instructions: str = ""
     ingest: IngestMode = "live"
+    store: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,22 @@ class Sessions:
     """All sessions, as far as one gateway has to do with them."""
 
     def __init__(
-        self, *, bus: Bus, board: Board, feeds: Feeds, relay: Relay, questions: Questions, limits: Limits
+        self,
+        *,
+        bus: Bus,
+        board: Board,
+        feeds: Feeds,
+        relay: Relay,
+        questions: Questions,
+        journal: Journal,
+        limits: Limits,
     ) -> None:
         self._bus = bus
         self._board = board
         self._feeds = feeds
         self._relay = relay
         self._questions = questions
+        self._journal = journal
         self._limits = limits
         self._rates = Allowance("questions")
 
@@ -110,7 +122,10 @@ class Sessions:
     # --- open, close --------------------------------------------------------------------------------------------------
 
     async def open(self, tenant: str, terms: OpenTerms) -> SessionRecord:
-        """Raises Starting, UnknownModel, NoCapacity, BadRequest, UnknownPolicy, TooLarge, RateLimited."""
+        """Raises Starting, UnknownModel, NoCapacity, BadRequest, UnknownPolicy, TooLarge, RateLimited.
+
+        What is to be stored has its place before the session exists: an error leaves nothing behind.
+        """
         if len(terms.instructions) > self._limits.instructions_chars:
             message = f"instructions are limited to {self._limits.instructions_chars} characters"
             raise TooLarge(message, param="instructions")
@@ -133,9 +148,33 @@ class Sessions:
             instructions=terms.instructions,
             ingest=terms.ingest,
             created_at=round(time.time(), 3),
+            store=terms.store,
         )
-        await self._board.place(spec)
+        await self._journal.admit(spec)
+        try:
+            await self._board.place(spec)
+        except BaseException:
+            await self._journal.erase(tenant, spec.session_id)
+            raise
         return await self._bus.sessions.get(spec.session_id)
+
+    async def delete(self, tenant: str, session_id: str) -> None:
+        """Close the session if it is open, and erase all that there is of it: on the bus, and in the journal.
+
+        Raises:
+            NotFound: the tenant has no such session, and nothing of it is stored.
+            NoCapacity: the journal's disk refuses.
+        """
+        try:
+            record = await self.get(tenant, session_id)
+        except NotFound:
+            if not ids.is_session_id(session_id) or not await self._journal.erase(tenant, session_id):
+                raise
+            return
+        await self._bus.sessions.erase(record.spec)
+        if record.state not in ("closing", "closed"):
+            await self.close(record, "client")
+        await self._journal.erase(tenant, session_id)
 
     async def close(self, record: SessionRecord, reason: str) -> None:
         """From here on nothing is taken; the worker, if there is one, says Closed and frees the room."""
@@ -201,10 +240,10 @@ class Sessions:
             seed=0 if terms.seed is None else terms.seed,
             asked_at=time.time(),
         )
-        await self._append(session_id, ask, terms)
+        await self._append(session_id, ask, terms, await self._journal.recorder(record.spec))
         return ask.question_id
 
-    async def _append(self, session_id: str, ask: Ask, terms: AskTerms) -> None:
+    async def _append(self, session_id: str, ask: Ask, terms: AskTerms, recorder: Recorder) -> None:
         await self._relay.hold(session_id)  # before the append, so that nothing of the answer is missed
         mine = self._questions.expect(session_id, ask.question_id, lambda: self._relay.release(session_id))
         if not mine:
@@ -217,6 +256,8 @@ class Sessions:
             before = await self.question(session_id, ask.question_id) if isinstance(error, Conflict) else None
             if before is None or not terms.same_as(before.ask):
                 raise
+        else:
+            recorder.asked(ask)
 
     async def ask_once(self, record: SessionRecord, terms: AskTerms, key: str) -> str:
         """Like ``ask``, but a request repeated under the same idempotency key means the same question."""
@@ -260,8 +301,11 @@ class Sessions:
     def observe(self, relayed: Relayed) -> None:
         """Every live output passes here."""
         self._questions.observe(relayed)
-        if isinstance(relayed.output, Closed):
-            self._feeds.drop(relayed.session_id)
+        match relayed.output:
+            case AnswerDone() | AnswerFailed() as outcome:
+                self._journal.known(relayed.session_id).ended(outcome)
+            case Closed():
+                self._feeds.drop(relayed.session_id)
 
     def lost(self) -> None:
         """The bus came back without its data: every session is gone, and each open question ends with an error."""

@@ -31,6 +31,7 @@ class Limits(BaseModel):
     sessions: int = Field(default=64, description="open sessions of one tenant")
     sockets: int = Field(default=256, description="live sockets and event streams of one tenant")
     uploads: int = Field(default=8, description="file uploads of one tenant at a time")
+    exports: int = Field(default=4, description="clips of one tenant that are being made")
     requests_per_s: float = Field(
         default=100.0, description="REST requests of one tenant, on average; bursts of twice as many"
     )
@@ -70,9 +71,11 @@ class JournalSettings(BaseModel):
     clip_s: float = Field(default=3_600.0, gt=0, description="longest span of one clip")
 
     @model_validator(mode="after")
-    def _has_key(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.dir is not None and not self.key.get_secret_value() and self.key_file is None:
             raise ValueError("journal.dir needs journal.key or journal.key_file")
+        if self.tenant_bytes < 2 * self.segment_bytes:
+            raise ValueError("journal.tenant_bytes must hold two segments at least")
         return self
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from protocol.errors import BadMedia, LonglookError, NotFound, Replaced, SessionClosed
 from server.faults import error_event, notice_event
+from server.journal.recorder import Recorder
 from server.media.decoders import Decoder, DecoderLost, Nursery
 from server.media.inbox import Entry, Inbox
 from server.media.jobs import Done, Failed, Job, PictureOut, Result, Setup, SoundOut, Still, Unit
@@ -57,6 +58,7 @@ class Delivery:
         nursery: Nursery,
         limits: Limits,
         tally: Tally,
+        recorder: Recorder,
         listener: Listener,
     ) -> None:
         self._setup = setup
@@ -64,6 +66,7 @@ class Delivery:
         self._nursery = nursery
         self._limits = limits
         self._tally = tally
+        self._recorder = recorder
         self._listener = listener
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
@@ -168,6 +171,7 @@ class Delivery:
             match result:
                 case PictureOut():
                     await self._publisher.picture(result, work.arrived_at)
+                    self._recorder.frame(result.jpeg, result.t_ms, result.track)
                     self._tally.went(work.arrived_at, time.time())
                 case SoundOut():
                     await self._publisher.sound(result, work.arrived_at)

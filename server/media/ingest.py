@@ -12,6 +12,7 @@ from typing import Any
 from protocol.errors import BadMedia, BadRequest, Conflict, Replaced, TooLarge
 from protocol.messages import IngestStats
 from server.faults import notice_event
+from server.journal.recorder import Recorder
 from server.media.clock import BackwardTime, SessionClock, Stamp
 from server.media.decoders import Nursery
 from server.media.delivery import Delivery, Listener, Work
@@ -47,12 +48,14 @@ class Ingest:
         nursery: Nursery,
         limits: Limits,
         tally: Tally,
+        recorder: Recorder,
         lossless: bool,
     ) -> None:
         self.setup = setup
         self.clock = clock
         self.publisher = publisher
         self.tally = tally
+        self.recorder = recorder
         self._limits = limits
         self._lossless = lossless
         self._tracks: dict[int, Track] = {}
@@ -61,7 +64,13 @@ class Ingest:
         self._newest_ms = -1
         self._reading_file = False
         self._delivery = Delivery(
-            setup=setup, publisher=publisher, nursery=nursery, limits=limits, tally=tally, listener=self
+            setup=setup,
+            publisher=publisher,
+            nursery=nursery,
+            limits=limits,
+            tally=tally,
+            recorder=recorder,
+            listener=self,
         )
 
     async def run(self) -> None:
@@ -162,6 +171,8 @@ class Ingest:
     async def _take(self, track: Track, chunk: Chunk, t_ms: int, now: float, source: str) -> None:
         continues = track.continues(chunk.sequence)
         track.take(chunk.sequence, chunk.capture_us)
+        form = (track.rate, track.channels)
+        self.recorder.media(chunk.codec.name.lower(), chunk.data, t_ms, track.number, chunk.sequence, form)
         if chunk.codec is not Codec.PCM16:
             self.tally.came(source, now)
         job = self._job(track, chunk, t_ms, continues=continues)
@@ -178,6 +189,7 @@ class Ingest:
         now = time.time()
         t_ms = self.place(track, at_ms, now)
         self.tally.came("rest", now)
+        self.recorder.media(codec, data, t_ms, track)
         self.sampled(t_ms)
         return await self._post(Still(codec=codec, track=track, t_ms=t_ms, data=data), track, t_ms, now, wait=wait)
 
@@ -188,6 +200,7 @@ class Ingest:
         self.open_track(track, rate, channels)
         now = time.time()
         t_ms = self.place(track, at_ms, now)
+        self.recorder.media("pcm16", data, t_ms, track, form=(rate, channels))
         job = Pcm(track=track, t_ms=t_ms, rate=rate, channels=channels, data=data)
         return await self._post(job, track, t_ms, now, wait=wait)
 

@@ -125,7 +125,7 @@ class ClipUnit(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ClipOpen(msgspec.Struct, frozen=True, kw_only=True, tag="clip_open"):
-    """Begin an MP4 of a stream of ``codec``, or of pictures (``jpeg``). ``head``: its first unit, which comes again in the first part."""
+    """Begin an MP4 of a stream of ``codec``, or of pictures (``jpeg``). ``head``: its first unit, which comes again."""
 
     codec: str
     preamble: bytes = b""

@@ -132,6 +132,7 @@ class FileFeed:
         if isinstance(result, PictureOut):
             ingest.tally.came("file", now)
             await ingest.publisher.picture(result, now, lossless=True)
+            ingest.recorder.frame(result.jpeg, result.t_ms, result.track)
             ingest.tally.went(now, time.time())
             ingest.arrived(result.t_ms)
         else:

@@ -16,7 +16,7 @@ from protocol.errors import BadHeader, BusUnavailable, LonglookError, NotFound, 
 from protocol.ids import EntryId
 from protocol.messages import Closed
 from protocol.sessions import SessionRecord
-from server.events import capabilities, health_body, output_event, settings_body
+from server.events import capabilities, health_body, output_event, settings_body, stored_kinds
 from server.faults import error_event, notice_event
 from server.gateway import Gateway
 from server.media.ingest import Ingest
@@ -118,6 +118,7 @@ class Dialogue:
             "resume_token": await self._resume_token(),
             "session_time_ms": self._record.ingest.session_time_ms,
             "settings": settings_body(self._record),
+            "stored": stored_kinds(self._record),
             "capabilities": capabilities(card),
             "resumed": self._resumed,
         }

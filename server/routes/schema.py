@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from protocol.messages import Store
 from server.sessions import AskTerms, OpenTerms
+
+LONGEST_RETENTION_HOURS = 24 * 366 * 10  # ten years; longer is for ever
 
 SESSION_EXAMPLE: dict[str, Any] = {
     "id": "s_5f0c3a9e1b7d4c2a8e6f9b01",
@@ -14,7 +17,15 @@ SESSION_EXAMPLE: dict[str, Any] = {
     "model": "mini",
     "state": "starting",
     "created_at": 1795417200.0,
-    "settings": {"fps": 1.0, "budget_tokens": 3072, "policy": "window", "instructions": "", "ingest": "live"},
+    "settings": {
+        "fps": 1.0,
+        "budget_tokens": 3072,
+        "policy": "window",
+        "instructions": "",
+        "ingest": "live",
+        "store": "off",
+    },
+    "stored": [],
     "capabilities": {"vision": True, "audio": False},
     "live_url": "/v1/live?session=s_5f0c3a9e1b7d4c2a8e6f9b01",
 }
@@ -56,6 +67,33 @@ MEDIA_EXAMPLE: dict[str, Any] = {
     "duration_ms": 5312,
     "damaged": 0,
 }
+RECORDING_EXAMPLE: dict[str, Any] = {
+    "object": "recording",
+    "session": "s_5f0c3a9e1b7d4c2a8e6f9b01",
+    "created_at": 1795417200.0,
+    "retention_hours": 24.0,
+    "bytes": 7412331,
+    "holds": [
+        {
+            "kind": "media",
+            "track": 0,
+            "codec": "h264",
+            "from_ms": 0,
+            "to_ms": 61000,
+            "records": 915,
+            "bytes": 7209012,
+        }
+    ],
+}
+TEXT_EXAMPLE: dict[str, Any] = {
+    "kind": "answer",
+    "question": "q_91b2c3d4e5f60718",
+    "at_ms": 61000,
+    "said_at": 1795417262.1,
+    "text": "A red cube and a blue ball.",
+    "finish_reason": "stop",
+    "error": None,
+}
 MODEL_EXAMPLE: dict[str, Any] = {
     "id": "mini",
     "object": "model",
@@ -67,6 +105,14 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "default_budget_tokens": 3072,
     "max_budget_tokens": 16384,
 }
+
+
+class StoreBody(BaseModel):
+    """How long what is stored is kept after it was written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    retention_hours: float = Field(gt=0, le=LONGEST_RETENTION_HOURS)
 
 
 class SessionBody(BaseModel):
@@ -83,8 +129,15 @@ class SessionBody(BaseModel):
         default="live", description="live keeps up with the present and may drop pictures; complete drops nothing"
     )
 
+    store: Literal["off", "forever"] | StoreBody = Field(
+        default="off", description="whether media, frames and texts are kept on disk, and for how long"
+    )
+
     def terms(self) -> OpenTerms:
-        return OpenTerms(**self.model_dump())
+        store = None
+        if self.store != "off":
+            store = Store(retention_hours=self.store.retention_hours if isinstance(self.store, StoreBody) else None)
+        return OpenTerms(**self.model_dump(exclude={"store"}), store=store)
 
 
 class QuestionBody(BaseModel):

@@ -39,8 +39,15 @@ async def get_session(record: Record, gateway: GatewayOf) -> dict[str, Any]:
 
 
 @router.delete("/{session_id}", status_code=204)
+async def delete_session(session_id: str, tenant: Tenant, gateway: GatewayOf) -> Response:
+    """Close a session and erase all that there is of it: media, questions, answers, and what is stored on disk."""
+    await gateway.sessions.delete(tenant, session_id)
+    return Response(status_code=204)
+
+
+@router.post("/{session_id}/close", status_code=204)
 async def close_session(record: Record, gateway: GatewayOf) -> Response:
-    """Close a session: its memory is freed, its media are dropped. Closing again is no error."""
+    """Close a session: its memory is freed. What is stored of it stays for its time. Closing again is no error."""
     if record.state not in ("closing", "closed"):
         await gateway.sessions.close(record, "client")
     return Response(status_code=204)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from protocol.messages import IngestStats
+from server.journal.recorder import NoRecorder
 from server.media.clock import SessionClock
 from server.media.decoders import Nursery
 from server.media.delivery import Delivery, Work
@@ -68,6 +69,7 @@ async def delivering(stage: Stage) -> AsyncIterator[tuple[Delivery, Tally]]:
         nursery=cast(Nursery, stage),
         limits=Limits(),
         tally=tally,
+        recorder=NoRecorder(),
         listener=stage,
     )
     running = asyncio.create_task(delivery.run())

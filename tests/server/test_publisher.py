@@ -12,6 +12,7 @@ from protocol.errors import BusUnavailable, LaneFull, Replaced, SessionClosed, T
 from protocol.ids import EntryId
 from protocol.lanes import Appended, Lanes
 from protocol.messages import IngestStats, Picture, Sound
+from server.journal.recorder import NoRecorder
 from server.media.clock import SessionClock
 from server.media.decoders import DecoderLost, Nursery
 from server.media.ingest import Ingest
@@ -169,6 +170,7 @@ class Bench:
             nursery=cast(Nursery, cast(Any, self.decoder)),
             limits=Limits(),
             tally=Tally(Metrics(), IngestStats()),
+            recorder=NoRecorder(),
             lossless=lossless,
         )
 

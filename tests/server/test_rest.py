@@ -51,7 +51,9 @@ async def test_a_session_from_open_to_delete(gateway: Served, worker: FakeWorker
         "policy": "window",
         "instructions": "Be brief.",
         "ingest": "live",
+        "store": "off",
     }
+    assert session["stored"] == []
     assert session["connect_token_expires_in"] == 60
     taken = await post_picture(gateway, session, "red")
     assert taken.status_code == 202
@@ -129,7 +131,7 @@ async def test_a_stream_of_events_goes_on_after_the_last_one_seen(gateway: Serve
         return bool(gateway.server._app.state.gateway.relay.sessions())
 
     await until(followed)
-    await gateway.http.delete(path)
+    await gateway.http.post(f"{path}/close")
     events = await following
     one_answer = ["answer.started", "answer.delta", "answer.done"]
     assert [event["type"] for event in events] == [*one_answer, *one_answer, "session.closed"]
