@@ -20,7 +20,8 @@ BEAT_S = 0.5
 SOUND_S = 0.5  # in each piece: five of the pieces that lie in the lane
 BEATS_PER_PICTURE = 4
 BYTES_PER_S = 32_000
-ASK_CHANCE = 0.15  # each beat
+ASK_CHANCE = 0.2  # each beat
+LONGEST = 120  # tokens
 WAITING = 6  # questions that one person leaves open at a time
 CANCEL_CHANCE = 0.05
 REST_S = 60.0
@@ -71,7 +72,7 @@ class Person:
             mode=self._chance.choice(("frozen", "live")),
             temperature=0.7,
             seed=self._chance.randrange(1 << 30),
-            max_tokens=self._chance.randint(3, 60),
+            max_tokens=self._chance.randint(3, LONGEST),
             remember=self._chance.random() < 0.2,
         )
         if self._chance.random() < CANCEL_CHANCE:

@@ -23,7 +23,7 @@ from tests.e2e.eventually import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SEED = 20_26
-ROUNDS, AT_ONCE = 5, 4
+ROUNDS, AT_ONCE = 4, 5
 CLIENTS = 20
 TAKEOVER_S = Retention().lease_ms / 1000 + 2.0
 RESUME_S = 3.0
