@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.connection import Connection
+from protocol.errors import Quarantined
 from tests.chaos.cluster import KEY, Cluster, cluster
 from tests.chaos.crowd import Person, arrive, depart
 from tests.chaos.invariants import Decode
@@ -20,8 +21,10 @@ from tests.chaos.schedule import schedule
 from tests.chaos.storm import Storm
 
 QUIET_S = 90.0
-EXCUSES = ("worker_lost",)  # what a question may end with instead of an answer: nobody had room for its session
-TELL_S = 15.0
+# What a question may end with instead of an answer: nobody had room for its session, or too many engines were killed
+# over its work.
+EXCUSES = ("worker_lost", Quarantined.code)
+CRASHES = 3  # engines that are killed over a session's work before it is blamed
 
 
 @dataclass(frozen=True)
@@ -113,41 +116,56 @@ async def _settle(running: Cluster, people: Sequence[Person], report: Report) ->
         await running.until_ready()
         async with asyncio.timeout(QUIET_S):
             for person in people:
-                await person.client.until_connected(seconds=QUIET_S)
-                last = await person.ask()
-                await person.client.until_ended([*person.questions, last], seconds=QUIET_S)
-                await person.client.until(lambda client=person.client: client.unsettled == 0, seconds=QUIET_S)  # type: ignore[misc]
+                if not person.client.closed:
+                    await _rest(person)
     except TimeoutError:
         report.broken.append("after the storm the cluster does not come to rest")
     report.counts["settled_ms"] = round((time.monotonic() - began) * 1000)
+
+
+async def _rest(person: Person) -> None:
+    client = person.client
+    await client.until_connected(seconds=QUIET_S)
+    last = await person.ask()
+    await client.until_ended([*person.questions, last], seconds=QUIET_S)
+    await client.until(lambda: client.unsettled == 0, seconds=QUIET_S)
 
 
 def _witness(people: Sequence[Person], ledger: SoundLedger, report: Report) -> None:
     for person in people:
         client = person.client
         report.broken += map(str, client.witness.finish())
-        if client.closed:
-            report.broken.append(f"{person.session_id} was closed: {client.closed}")
-        unheard = set(person.questions) - client.accepted - client.ended.keys()
-        report.broken += [f"{question_id} was never accepted" for question_id in sorted(unheard)]
         summary = client.witness.summary()
         report.failed.update(summary.failed)
         counts = {"accepted": summary.accepted, "answered": summary.done, "tokens": summary.tokens}
         report.counts.update({**counts, "epochs": summary.epochs, "connections": client.connections})
-        reported = person.lost_sound()
-        holes = ledger.holes(person.session_id, person.sound_ms, reported)
-        report.broken += [f"{person.session_id} has no sound from {start} to {end} ms" for start, end in holes]
-        report.counts.update(
-            sound_s=person.sound_ms // 1000,
-            refused_sound_ms=sum(end - start for start, end in reported),
-            repeated_sound_ms=ledger.repeated_ms(person.session_id),
-        )
+        if client.closed:
+            report.counts[client.closed] += 1
+            if client.closed != Quarantined.code or report.faults["engine"] < CRASHES:
+                report.broken.append(f"{person.session_id} was closed: {client.closed}")
+        else:
+            _heard(person, ledger, report)
     for code, count in report.failed.items():
         if code not in EXCUSES:
             report.broken.append(f"{count} questions ended with {code}")
     refused = [code for person in people for code in person.client.refused.values()]
     if len(refused) > report.faults["decoder"]:  # a decoder that is lost takes the piece with it that it was at
         report.broken.append(f"{len(refused)} pieces of sound were refused: {', '.join(sorted(set(refused)))}")
+
+
+def _heard(person: Person, ledger: SoundLedger, report: Report) -> None:
+    """All that this person said has arrived: questions, and sound save where it was refused."""
+    client = person.client
+    unheard = set(person.questions) - client.accepted - client.ended.keys()
+    report.broken += [f"{question_id} was never accepted" for question_id in sorted(unheard)]
+    reported = person.lost_sound()
+    holes = ledger.holes(person.session_id, person.sound_ms, reported)
+    report.broken += [f"{person.session_id} has no sound from {start} to {end} ms" for start, end in holes]
+    report.counts.update(
+        sound_s=person.sound_ms // 1000,
+        refused_sound_ms=sum(end - start for start, end in reported),
+        repeated_sound_ms=ledger.repeated_ms(person.session_id),
+    )
 
 
 async def _close(running: Cluster, connection: Connection, people: Sequence[Person], report: Report) -> None:
