@@ -20,7 +20,7 @@ from server.faults import error_response
 from server.gateway import running_gateway
 from server.metrics import Metrics
 from server.requests import BodyLimit, RequestLog
-from server.routes import answers, health, live, media, models, page, recordings, sessions
+from server.routes import answers, health, live, media, models, page, recordings, sessions, sources
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def create_app(settings: Settings, bus: Bus, keyring: Keyring) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for room in (sessions, answers, media, recordings, live, models, health):
+    for room in (sessions, answers, media, sources, recordings, live, models, health):
         app.include_router(room.router)
     app.mount("/", page.Page(settings.web_dir), name="page")
     app.add_exception_handler(LonglookError, _named)

@@ -23,6 +23,8 @@ from server.questions import Questions
 from server.relay import Relay
 from server.sessions import Sessions
 from server.settings import Settings
+from server.sources.addresses import Dialer, Policy
+from server.sources.pulling import Pulling
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Gateway:
     relay: Relay
     questions: Questions
     sessions: Sessions
+    pulling: Pulling
     journal: Journal
     background: Background
     requests: Allowance
@@ -74,7 +77,8 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
         if nursery.lacking:
             logger.warning("decoders cannot be confined here: %s", nursery.lacking)
         background = Background(tasks)
-        relay = Relay(bus, f"g_{secrets.token_hex(6)}")
+        gateway_id = f"g_{secrets.token_hex(6)}"
+        relay = Relay(bus, gateway_id)
         journal = make_journal(settings, metrics, relay)
         feeds = Feeds(
             bus=bus,
@@ -94,6 +98,18 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             journal=journal,
             limits=settings.limits,
         )
+        pulling = Pulling(
+            gateway_id=gateway_id,
+            bus=bus,
+            board=board,
+            sessions=sessions,
+            relay=relay,
+            nursery=nursery,
+            settings=settings,
+            metrics=metrics,
+            background=background,
+            dialer=Dialer(Policy.of(settings.sources.allow), settings.sources.connect_s),
+        )
         gateway = Gateway(
             settings=settings,
             bus=bus,
@@ -106,6 +122,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             relay=relay,
             questions=questions,
             sessions=sessions,
+            pulling=pulling,
             journal=journal,
             background=background,
             requests=Allowance("requests"),
@@ -114,12 +131,14 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             exports=Allowance("clips"),
         )
         background.start(relay.run(sessions.observe))
+        background.start(pulling.run())
         background.start(journal.run())
         background.start(journal.keep(lambda session_id: _alive(bus, session_id)))
         background.start(_beat(gateway))
         try:
             yield gateway
         finally:
+            await pulling.aclose()
             with suppress(LonglookError):
                 await feeds.publish()  # the next gateway goes on with these clocks
             background.cancel()
@@ -155,6 +174,7 @@ async def _beat(gateway: Gateway) -> None:
         except LogLost as lost:
             logger.warning("every session is lost: %s", lost.message)
             gateway.sessions.lost()
+            gateway.pulling.drop_all()
         except LonglookError as error:
             gateway.condition.bus_up = False
             logger.warning("the bus does not answer: %s", error.message)

@@ -49,6 +49,7 @@ class Metrics:
         self.ingest_lag = self._histogram(
             "ingest_lag_seconds", "From a picture's arrival to its append to the lane.", REQUEST_S
         )
+        self.sources = self._gauge("sources", "Sources that this gateway pulls, by their state.", "state")
         self.decoders = self._gauge("decoder_processes", "Decoder processes that are up.")
         self.decoders_lost = self._counter("decoders_lost", "Decoder processes that crashed or missed a deadline.")
 

@@ -181,6 +181,7 @@ class Sessions:
         spec = record.spec
         self._feeds.drop(spec.session_id)
         owned = await self._bus.lanes.close(spec.session_id, reason)
+        await self._bus.sources.forget(spec.session_id)
         if not owned and await self._bus.sessions.finish(spec.session_id, reason):
             await self._bus.placement.vacate(record.worker_id, spec.model, spec.session_id, "closed")
 
@@ -189,6 +190,10 @@ class Sessions:
     async def feed(self, record: SessionRecord) -> Ingest:
         """Where the session's media go in. Raises Starting."""
         return await self._feeds.of(record)
+
+    def fed(self, session_id: str) -> Ingest | None:
+        """Where the session's media go in, if this gateway feeds it."""
+        return self._feeds.known(session_id)
 
     async def end_media(self, record: SessionRecord) -> int:
         """Wait until all media are in the lanes, and say that no more will come; the newest picture's session time."""

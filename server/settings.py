@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from server.sources.addresses import Policy
 
 MIB = 1 << 20
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,8 @@ class Limits(BaseModel):
     preamble_bytes: int = Field(default=256 << 10, description="an init segment, or a stream's parameter sets")
     file_bytes: int = Field(default=512 * MIB, description="one video file")
     tracks: int = Field(default=16, description="tracks of one session")
+    sources: int = Field(default=8, description="sources of one session")
+    tenant_sources: int = Field(default=64, description="sources of one tenant")
 
     sessions: int = Field(default=64, description="open sessions of one tenant")
     sockets: int = Field(default=256, description="live sockets and event streams of one tenant")
@@ -79,6 +83,33 @@ class JournalSettings(BaseModel):
         return self
 
 
+class SourceSettings(BaseModel):
+    """How cameras and files are pulled. Environment: ``LONGLOOK_SOURCES__<NAME>``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    allow: tuple[str, ...] = Field(
+        default=(), description="networks (CIDR) and hosts' names that may be pulled from though they are not public"
+    )
+    ca_file: Path | None = Field(
+        default=None, description="certificates that vouch for rtsps and https servers; default: the public ones"
+    )
+    memory_bytes: int = Field(default=256 * MIB, gt=0, description="memory of one puller process")
+    connect_s: float = Field(default=5.0, gt=0, description="wait for a name or a connection")
+    frozen_s: float = Field(default=5.0, gt=0, description="a source without a picture for so long is frozen")
+    dead_s: float = Field(default=15.0, gt=0, description="and one for so long is connected to again")
+    slow_s: float = Field(default=2.0, gt=0, description="a source whose media come so much later is slow")
+    late_s: float = Field(default=15.0, gt=0, description="and one so late is connected to again, at the present")
+    retry_s: float = Field(default=0.5, gt=0, description="first wait before another try; it doubles")
+    retry_most_s: float = Field(default=30.0, gt=0, description="longest wait before another try")
+
+    @field_validator("allow")
+    @classmethod
+    def _understood(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        Policy.of(allow)
+        return allow
+
+
 class Settings(BaseSettings):
     """What a gateway is told at start. Environment: ``LONGLOOK_<NAME>``; file: ``longlook.toml``, table ``gateway``."""
 
@@ -117,6 +148,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: float = Field(default=30.0, ge=0, description="wait for answers under way after SIGTERM")
     limits: Limits = Limits()
+    sources: SourceSettings = SourceSettings()
     journal: JournalSettings = JournalSettings()
 
     @classmethod

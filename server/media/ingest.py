@@ -95,8 +95,8 @@ class Ingest:
 
     @property
     def fed(self) -> bool:
-        """Whether a connection or a file feeds the session here."""
-        return self._listener is not None or self._reading_file
+        """Whether a connection, a source or a file feeds the session here."""
+        return self._listener is not None or bool(self._pulled) or self._reading_file
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """An error or notice, told to whom its track is fed by."""

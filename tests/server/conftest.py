@@ -18,7 +18,7 @@ from protocol.bus import Bus
 from server.app import create_app
 from server.auth import Keyring, parse_keys
 from server.drain import DrainServer
-from server.settings import JournalSettings, Limits, Settings
+from server.settings import JournalSettings, Limits, Settings, SourceSettings
 from tests.conformance.servers import Server
 from tests.server.fake_worker import FakeWorker
 from tests.server.wire import until
@@ -71,13 +71,27 @@ def limits() -> Limits:
 
 
 @pytest.fixture
+def source_settings() -> SourceSettings:
+    return SourceSettings()
+
+
+@pytest.fixture
 def journal_settings() -> JournalSettings:
     return JournalSettings()
 
 
 @pytest.fixture
-async def gateway(bus: Bus, limits: Limits, journal_settings: JournalSettings, tmp_path: Path) -> AsyncIterator[Served]:
-    settings = Settings(port=free_port(), web_dir=tmp_path, limits=limits, journal=journal_settings, drain_s=5.0)
+async def gateway(
+    bus: Bus, limits: Limits, source_settings: SourceSettings, journal_settings: JournalSettings, tmp_path: Path
+) -> AsyncIterator[Served]:
+    settings = Settings(
+        port=free_port(),
+        web_dir=tmp_path,
+        limits=limits,
+        sources=source_settings,
+        journal=journal_settings,
+        drain_s=5.0,
+    )
     keyring = Keyring(parse_keys(f"alice:{KEY},bob:{OTHER_KEY}"))
     server = DrainServer(create_app(settings, bus, keyring), settings)
     serving = asyncio.create_task(server._serve())
