@@ -34,6 +34,7 @@ FIELDS = frozenset(
         "request_id",
         "seconds",
         "session_id",
+        "source",
         "state",
         "status",
         "tenant",
