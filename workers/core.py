@@ -86,13 +86,24 @@ class Part:
         return self._runs[0 if self._uniform else layer * self.pages.shape[1] + group]
 
     @cached_property
+    def slots(self) -> NDArray[np.int32]:
+        """The part's slots [layers, groups, tokens] in order; [1, 1, tokens] where all planes have the same."""
+        places = np.arange(self.page_size, dtype=np.int32)
+        table = self._planes[..., None] * self.page_size + places
+        return table[..., places < self.filled[:, None]]
+
+    @cached_property
     def _uniform(self) -> bool:
         return bool((self.pages == self.pages[:1, :1]).all())
 
+    @property
+    def _planes(self) -> Pages:
+        return self.pages[:1, :1] if self._uniform else self.pages
+
     @cached_property
     def _runs(self) -> tuple[tuple[Run, ...], ...]:
-        planes = self.pages[:1, :1] if self._uniform else self.pages
-        return tuple(_runs(plane, self.filled, self.page_size) for plane in planes.reshape(-1, planes.shape[-1]))
+        planes = self._planes.reshape(-1, self.pages.shape[-1])
+        return tuple(_runs(plane, self.filled, self.page_size) for plane in planes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,31 @@ class Attention(Protocol):
     def plan(self, queries: tuple[Query, ...]) -> Attend:
         """Attention for one forward pass over these queries, whose rows follow each other from 0 on."""
         ...
+
+
+def sent(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """An array's values on a device; the host does not wait until they are there."""
+    values = torch.from_numpy(array)
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+
+
+class Fence:
+    """A point in the work that a device was given, for which the host can wait; a CPU is never behind."""
+
+    def __init__(self, device: torch.device) -> None:
+        """No point yet: waiting is over at once."""
+        self._event: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def mark(self) -> None:
+        """The point is after everything given so far."""
+        if self._event is not None:
+            self._event.record()
+
+    def wait(self) -> None:
+        if self._event is not None:
+            self._event.synchronize()
 
 
 def _runs(pages: NDArray[np.int32], filled: NDArray[np.int32], page_size: int) -> tuple[Run, ...]:

@@ -89,7 +89,7 @@ class PlannedAttention:
     def _see(self, query: Query, layer: int, group: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Outputs [n, q heads, dim] of one query in one plane."""
         n, heads, dim = q.shape
-        fold = partial(_folded, kv_heads=self._heads)
+        fold = partial(folded, kv_heads=self._heads)
         turned = {0: fold(q)}
         seen = []
         for keys in self._visible(query, layer, group):
@@ -140,7 +140,7 @@ def _joined(plane: Tensor, runs: tuple[Run, ...]) -> Tensor:
     return torch.cat([plane[start:stop] for start, stop in runs])
 
 
-def _folded(q: Tensor, kv_heads: int) -> Tensor:
+def folded(q: Tensor, kv_heads: int) -> Tensor:
     """Queries [n, heads, dim] as [kv_heads, n * (heads / kv_heads), dim]."""
     n, _, dim = q.shape
     return q.view(n, kv_heads, -1, dim).transpose(0, 1).reshape(kv_heads, -1, dim)

@@ -50,7 +50,9 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         trained_length=arguments.trained_length,
     )
     checkpoint = open_checkpoint(folder, arguments.device, dtype)
-    return Engine(checkpoint, settings, lambda frame: ring.pixels(frame.slot, frame.height, frame.width), emit)
+    engine = Engine(checkpoint, settings, lambda frame: ring.pixels(frame.slot, frame.height, frame.width), emit)
+    engine.warm()
+    return engine
 
 
 def _parser() -> argparse.ArgumentParser:

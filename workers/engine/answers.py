@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from protocol.messages import FinishReason
-from workers.engine.batch import Work
+from workers.engine.batch import Following, Work
 from workers.engine.branch import Branch
 from workers.engine.messages import (
     AskQuestion,
@@ -24,6 +24,8 @@ from workers.engine.timeline import Timeline
 from workers.memory.chain import Chain, Draft
 from workers.models.chat import Chat, Span
 from workers.models.tokenizer import Tokenizer
+
+_UNREAD = 0  # stands for a token that only the device knows
 
 Emit = Callable[[Event], None]
 Remember = Callable[[str, tuple[int, ...]], None]
@@ -89,9 +91,11 @@ class Answers:
 
         Room is made for all before any is drawn up. Those that find none, or that have come too far, are ended.
         """
-        for branch, count in wanted:
-            if branch.reach(self._next(branch, count)) > self._timeline.bounds.trained_length:
+        far = [branch for branch, count in wanted if self._too_far(branch, count)]
+        for branch in far:
+            if branch.following is None:
                 self._cut(branch)
+        wanted = [(branch, count) for branch, count in wanted if branch not in far]
         spans: list[tuple[Branch, Span]] = []
         room = False
         while not room:
@@ -102,14 +106,17 @@ class Answers:
                 self._cut(max(self.running, key=lambda branch: branch.chain.pages))
         return [Saying(branch, span, *branch.draft(span, self._trunk)) for branch, span in spans]
 
-    def said(self, saying: Saying, token: int | None) -> None:
-        """A saying is done; `token` was sampled after it, unless more of the prompt is to come."""
+    def said(self, saying: Saying, following: Following | None) -> None:
+        """A saying is done; what is `following` was drawn after it, unless more of the prompt is to come."""
         saying.branch.commit(saying.draft, saying.span)
-        if token is not None:
-            self._say(saying.branch, token)
+        saying.branch.following = following
 
-    def _say(self, branch: Branch, token: int) -> None:
-        """Takes the token that was sampled after what the branch has read."""
+    def hear(self, branch: Branch, following: Following, token: int) -> None:
+        """Takes the token that turned out to be following; by now more may have been drawn after it."""
+        if branch not in self.running:
+            return
+        if branch.following is following:
+            branch.following = None
         if token in self._voice.tokenizer.special.stops:
             self.finish(branch, "stop")
             return
@@ -157,7 +164,10 @@ class Answers:
         if branch.unread:
             return branch.prompt(count)
         clock = branch.clock.following(self._timeline.clock) if branch.live else branch.clock
-        return self._voice.chat.answer(clock, branch.answer[-1:])
+        return self._voice.chat.answer(clock, branch.answer[-1:] if branch.following is None else [_UNREAD])
+
+    def _too_far(self, branch: Branch, count: int) -> bool:
+        return branch.reach(self._next(branch, count)) > self._timeline.bounds.trained_length
 
     def relieve(self, pages: int) -> bool:
         """Makes `pages` pages free: frozen branches go live, oldest first, then the trunk shrinks; whether it did."""

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.core import Attention, Part, Positions, Query, Slots
+from workers.core import Attention, Part, Positions, Query, Slots, sent
+from workers.engine.graphs import DecodeGraphs
+from workers.engine.sampler import Drawn
 from workers.models.decoder import Decoder, Deepstack, placed
+
+
+class Following(NamedTuple):
+    """A token that the host has not read yet: the one at `row` of those that were `drawn`."""
+
+    drawn: Drawn
+    row: int
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """New tokens int64 [n] of one sequence at `positions`, whose keys go to `slots` and which see `parts`.
 
-    `features` [m, width], as a vision tower gives them, stand for the last m tokens. Where `wanted`, the logits after
-    the last token are.
+    `features` [m, width], as a vision tower gives them, stand for the last m tokens; `following` for the only one.
+    Where `wanted`, the logits after the last token are.
     """
 
     tokens: NDArray[np.int64]
@@ -28,35 +38,52 @@ class Work:
     parts: tuple[Part, ...]
     wanted: bool
     features: Tensor | None = None
+    following: Following | None = None
 
 
 class Runner:
     """Runs works through a decoder; `attention` says where keys go and what queries see."""
 
-    def __init__(self, decoder: Decoder, attention: Attention) -> None:
-        self._decoder, self._attention = decoder, attention
+    def __init__(self, decoder: Decoder, attention: Attention, graphs: DecodeGraphs | None = None) -> None:
+        """`graphs`: for passes in which every sequence has a single token."""
+        self._decoder, self._attention, self._graphs = decoder, attention, graphs
         self._device = decoder.embed_tokens.weight.device
 
     @torch.inference_mode()
     def run(self, works: Sequence[Work]) -> Tensor:
-        """Writes all works' keys and values; logits float32 [wanted works, vocabulary], in their order."""
+        """Writes all works' keys and values; logits [wanted works, vocabulary], in their order, until the next run."""
         stops = np.cumsum([len(work.tokens) for work in works])
-        embeds, deepstack = self._embeds(works, stops)
-        positions = torch.from_numpy(np.concatenate([work.positions for work in works], axis=1)).to(self._device)
-        attend = self._attention.plan(_queries(works, stops))
+        tokens = self._tokens(works, stops)
+        positions = sent(np.concatenate([work.positions for work in works], axis=1), self._device)
+        queries = _queries(works, stops)
+        if self._graphs is not None and all(work.wanted for work in works) and self._graphs.admit(queries):
+            return self._graphs.run(tokens, positions, queries)
+        embeds, deepstack = self._embeds(tokens, works, stops)
+        attend = self._attention.plan(queries)
         wanted = [int(stop) - 1 for stop, work in zip(stops, works, strict=True) if work.wanted]
-        rows = None if len(wanted) == stops[-1] else torch.tensor(wanted, dtype=torch.int64, device=self._device)
+        rows = None if len(wanted) == stops[-1] else sent(np.array(wanted, dtype=np.int64), self._device)
         hidden = self._decoder(embeds, self._decoder.rope.rotation(positions), attend, rows, deepstack)
-        return self._decoder.logits(hidden).float()
+        return self._decoder.logits(hidden)
 
-    def _embeds(self, works: Sequence[Work], stops: NDArray[np.int64]) -> tuple[Tensor, Deepstack | None]:
-        tokens = torch.from_numpy(np.concatenate([work.tokens for work in works])).to(self._device)
+    def _tokens(self, works: Sequence[Work], stops: NDArray[np.int64]) -> Tensor:
+        """Token ids [n], those that the host does not know taken from where they were drawn."""
+        tokens = sent(np.concatenate([work.tokens for work in works]), self._device)
+        unread = [(stop - 1, work.following) for stop, work in zip(stops, works, strict=True) if work.following]
+        for drawn in dict.fromkeys(following.drawn for _, following in unread):
+            places = [(row, following.row) for row, following in unread if following.drawn is drawn]
+            into, source = sent(np.array(places).T.copy(), self._device)
+            tokens.index_copy_(0, into, drawn.tokens.index_select(0, source))
+        return tokens
+
+    def _embeds(
+        self, tokens: Tensor, works: Sequence[Work], stops: NDArray[np.int64]
+    ) -> tuple[Tensor, Deepstack | None]:
         embeds = self._decoder.embed(tokens)
         seen = [(work.features, stop) for work, stop in zip(works, stops, strict=True) if work.features is not None]
         if not seen:
             return embeds, None
         rows = np.concatenate([np.arange(stop - len(features), stop) for features, stop in seen])
-        return placed(embeds, torch.from_numpy(rows).to(self._device), torch.cat([features for features, _ in seen]))
+        return placed(embeds, sent(rows, self._device), torch.cat([features for features, _ in seen]))
 
 
 def _queries(works: Sequence[Work], stops: NDArray[np.int64]) -> tuple[Query, ...]:

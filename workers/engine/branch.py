@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from workers.core import Kind, Part
-from workers.engine.batch import Work
+from workers.engine.batch import Following, Work
 from workers.engine.messages import AskQuestion
 from workers.engine.sampler import Sampler
 from workers.memory.chain import Chain, Draft, Piece, parts_of
@@ -41,6 +41,8 @@ class Branch:
         self.sampler = Sampler(question.temperature, question.top_p, question.seed, drawn=len(question.prefix))
         self._prompt, self._read = prompt, 0
         self._parts: tuple[Part, ...] | None = None
+        self.following: Following | None = None
+        """The answer's newest token while the host has not read it."""
 
     @property
     def live(self) -> bool:
@@ -50,6 +52,11 @@ class Branch:
     def unread(self) -> int:
         """Tokens of its prompt that are still to be prefilled; 0 once it answers."""
         return len(self._prompt) - self._read
+
+    @property
+    def speaks(self) -> bool:
+        """Whether tokens will come after those that are read or drawn, unless one of these ends the answer."""
+        return len(self.answer) + (self.following is not None) < self.question.max_tokens
 
     def prompt(self, count: int) -> Span:
         """The next `count` tokens of the prompt."""
@@ -65,7 +72,7 @@ class Branch:
         draft = self.chain.draft([self._piece(span)])
         wanted = self.unread in (0, len(span))
         parts = (*self._seen(trunk), *self.chain.parts())
-        return Work(span.tokens, span.positions, draft.slots, parts, wanted), draft
+        return Work(span.tokens, span.positions, draft.slots, parts, wanted, following=self.following), draft
 
     def commit(self, draft: Draft, span: Span) -> None:
         """The span is written."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from protocol.messages import ModelCard
-from workers.attention.plain import PlainAttention
+from workers.attention.choice import attention_for
 from workers.core import Attention, KVShape, KVStore, Turn
 from workers.engine.answers import Emit, Voice
 from workers.engine.batch import Runner
+from workers.engine.graphs import Capturable, DecodeGraphs
 from workers.engine.incoming import Frame
 from workers.engine.messages import (
     AskQuestion,
@@ -29,6 +30,7 @@ from workers.engine.messages import (
     StepStats,
     Working,
 )
+from workers.engine.pace import Pace
 from workers.engine.scheduler import StepLimits
 from workers.engine.session import Session, taken
 from workers.engine.settings import EngineSettings
@@ -55,28 +57,39 @@ class Engine:
         settings: EngineSettings,
         pixels: Pixels,
         emit: Emit,
-        make_attention: MakeAttention = PlainAttention,
+        make_attention: MakeAttention | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`pixels` gives a pushed frame's picture; it is read once, before the frame's FrameTaken."""
+        ahead: bool | None = None,
+        """`pixels` gives a pushed frame's picture; it is read once, before the frame's FrameTaken.
+
+        `ahead`: the device is given a step before the host has read what was drawn in the one before, so that neither
+        waits for the other. None: where there is a GPU.
+        """
         self._checkpoint, self._settings = checkpoint, settings
         self._pixels, self._emit, self._now = pixels, emit, now
         self._voice = Voice(checkpoint.chat, checkpoint.tokenizer)
         self._eye = Eye(checkpoint.model.vision, checkpoint.pixels)
         self.pool = _pool(checkpoint, settings)
         self._turn = turn_with(checkpoint.model.decoder.rope)
-        runner = Runner(checkpoint.model.decoder, make_attention(self.pool.store, self._turn))
+        heads = checkpoint.config.text.heads
+        make_attention = make_attention or (lambda store, turn: attention_for(store, turn, heads))
+        attention = make_attention(self.pool.store, self._turn)
+        self._graphs = self._captured(attention)
+        runner = Runner(checkpoint.model.decoder, attention, self._graphs)
         limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
         self._trained_length = settings.trained_length or checkpoint.config.text.trained_length
         self.sessions: dict[str, Session] = {}
-        self._stepper = Stepper(runner, self._eye, pixels, limits, self._say_whose)
+        device = self.pool.store.keys.device
+        pace = Pace(device, device.type == "cuda" if ahead is None else ahead)
+        self._stepper = Stepper(runner, self._eye, pixels, limits, self._say_whose, pace)
         self._working: list[str] = []
         self._groups = 0
 
     @property
     def ready(self) -> Ready:
         """What this engine can do."""
-        tokens = self.pool.pages * self.pool.page_size
+        tokens = (self.pool.pages - (self._graphs is not None)) * self.pool.page_size
         card = ModelCard(
             name=self._settings.name,
             frame_width=self._eye.side,
@@ -92,6 +105,12 @@ class Engine:
         return Ready(card=card, capacity_tokens=tokens)
 
     @property
+    def warm(self) -> None:
+        """Prepares on a GPU what the first pictures and answers would wait for."""
+        self._eye.warm()
+        if self._graphs is not None:
+            self._graphs.warm()
+
     def stats(self) -> StepStats:
         counters = self._stepper.counters
         return StepStats(
@@ -214,6 +233,13 @@ class Engine:
             self._emit(Working(session_ids=working))
 
     def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
+    def _captured(self, attention: Attention) -> DecodeGraphs | None:
+        """Graphs for decoding, where the attention can be part of one; a page is put by for what they pad."""
+        if not isinstance(attention, Capturable):
+            return None
+        spare = int(self.pool.open(1).ids[0]) * self.pool.page_size
+        return DecodeGraphs(self._checkpoint.model.decoder, attention, spare)
+
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from workers.engine.batch import Runner
+from workers.engine.batch import Following, Runner
 from workers.engine.branch import Branch
 from workers.engine.incoming import Frame
 from workers.engine.messages import PushFrame
+from workers.engine.pace import Heard, Pace
 from workers.engine.sampler import sample
 from workers.engine.scheduler import Prompt, StepLimits, Upcoming, plan
 from workers.engine.session import Session
@@ -37,9 +38,11 @@ class Stepper:
     `say_whose` is told, before a step's first pass, whose work is in it.
     """
 
-    def __init__(self, runner: Runner, eye: Eye, pixels: Pixels, limits: StepLimits, say_whose: SayWhose) -> None:
+    def __init__(
+        self, runner: Runner, eye: Eye, pixels: Pixels, limits: StepLimits, say_whose: SayWhose, pace: Pace
+    ) -> None:
         self._runner, self._eye, self._pixels, self._limits = runner, eye, pixels, limits
-        self._say_whose = say_whose
+        self._say_whose, self._pace = say_whose, pace
         self.counters = Counters()
 
     def step(self, sessions: Sequence[Session], now: float) -> bool:
@@ -49,11 +52,11 @@ class Stepper:
         for session in sessions:
             session.advance(now)
         texts = [session for session in sessions if session.texts]
-        branches = [(session, branch) for session in sessions for branch in session.answers.running]
+        branches = [(session, branch) for session in sessions for branch in session.answers.running if branch.speaks]
         prompts = [(session, branch) for session, branch in branches if branch.unread]
         frames = [(session, frame) for session in sessions for frame in session.frames]
         if not (texts or branches or frames):
-            return False
+            return self._pace.settle()
         step = plan(
             self._limits,
             answers=len(branches) - len(prompts),
@@ -68,33 +71,36 @@ class Stepper:
         writing = [session for session, count in zip(texts, step.prompts, strict=False) if count]
         seeing = [frames[place][0] for place in (*step.encode, *step.frames)]
         self._say_whose([*(session for session, _, count in answering if count), *writing, *seeing])
-        self._say(answering)
+        heard = self._say(answering)
         self._write_texts(writing)
         self._encode([frames[place][1] for place in step.encode])
         self._write_frames([frames[place][0] for place in step.frames])
         if not (any(step.prompts) or step.encode or step.frames or len(branches) > len(prompts)):
-            return False
+            return self._pace.settle()
         self.counters.steps += 1
         return True
 
-    def _say(self, wanted: Sequence[tuple[Session, Branch, int]]) -> None:
+        self._pace.stepped(heard)
+    def _say(self, wanted: Sequence[tuple[Session, Branch, int]]) -> Heard | None:
         """Running answers and questions, of all sessions, in one pass."""
         sayings = []
         for session in dict.fromkeys(session for session, _, _ in wanted):
             mine = [(branch, count) for owner, branch, count in wanted if owner is session and count]
             sayings += [(session, saying) for saying in session.answers.draw(mine)]
         if not sayings:
-            return
+            return None
         with self._timed("decoder_seconds"):
             logits = self._runner.run([saying.work for _, saying in sayings])
-            heard = [saying for _, saying in sayings if saying.work.wanted]
-            tokens = dict(zip(map(id, heard), sample(logits, [saying.branch.sampler for saying in heard]), strict=True))
+            heard = [(session, saying) for session, saying in sayings if saying.work.wanted]
+            drawn = sample(logits, [saying.branch.sampler for _, saying in heard])
+        following = {id(saying): Following(drawn, row) for row, (_, saying) in enumerate(heard)}
         for session, saying in sayings:
             if saying.branch.unread:
                 self.counters.question_tokens += len(saying.span)
             else:
                 self.counters.decode_tokens += 1
-            session.answers.said(saying, tokens.get(id(saying)))
+            session.answers.said(saying, following.get(id(saying)))
+        return Heard([(session.answers, saying, following[id(saying)]) for session, saying in heard], drawn)
 
     def _write_texts(self, sessions: Sequence[Session]) -> None:
         drawn = [(session, session.draw_text()) for session in sessions]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from workers.models.config import TextConfig
 from workers.models.experts import MixtureOfExperts
-from workers.models.layers import RMSNorm, SwiGLU
-from workers.models.rope import Rope, Rotation, rotate
+from workers.models.layers import RMSNorm, SwiGLU, rotated
+from workers.models.rope import Rope, Rotation
 
 
 class Attend(Protocol):
@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.tensor_split((self._heads,), dim=1)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
-        q, k = rotate(qk, rotation).tensor_split((self._heads,), dim=1)
+        q, k = rotated(qk, rotation).tensor_split((self._heads,), dim=1)
         return attend(layer, q, k, v).reshape(len(x), -1)
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.models.config import ExpertsConfig
+from workers.models.layers import gated
 
 
 class Experts(nn.Module):
@@ -19,8 +20,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, stops: Tensor) -> Tensor:
         """Rows [n, size] through their experts: expert i takes those from `stops[i - 1]` (or 0) to `stops[i]` - 1."""
-        gate, up = multiply_groups(x, self.gate_up_proj, stops).chunk(2, dim=-1)
-        return multiply_groups(F.silu(gate) * up, self.down_proj, stops)
+        return multiply_groups(gated(multiply_groups(x, self.gate_up_proj, stops)), self.down_proj, stops)
 
 
 class MixtureOfExperts(nn.Module):

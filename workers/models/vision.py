@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.models.config import VisionConfig
-from workers.models.rope import Rotation, rotate
+from workers.models.layers import rotated
+from workers.models.rope import Rotation
 from workers.models.windows import Run, WindowLayout, window_layout
 
 _LAYOUTS_KEPT = 64
@@ -46,7 +47,7 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
         pictures, patches, _ = x.shape
         qkv = self.qkv(x).view(pictures, patches, 3, self._heads, self._head_dim)
-        q, k = rotate(qkv[:, :, :2], rotation).unbind(dim=2)
+        q, k = rotated(qkv[:, :, :2].flatten(2, 3), rotation).chunk(2, dim=2)
         v = qkv[:, :, 2]
         mixed = [self._attend(q, k, v, run) for run in runs]
         out: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1))

@@ -26,7 +26,7 @@ class WindowLayout:
 
     Merged patches ("units") are sorted window by window, windows of one shape together: at most four shapes exist
     (whole, cut at the right, at the bottom, at both), so each is one attention batch and none needs padding or a mask.
-    `order` int64 [units] sorts row-major units, `inverse` undoes it; `rotation` has tables [patches, 1, head_dim] in
+    `order` int64 [units] sorts row-major units, `inverse` undoes it; `rotation` has tables [patches, head_dim] in
     sorted order.
     """
 
@@ -50,7 +50,7 @@ def window_layout(height: int, width: int, config: VisionConfig, device: torch.d
         inverse=torch.from_numpy(inverse).to(device),
         windows=windows,
         whole=(Run(0, 1, height * width),),
-        rotation=Rotation(cos.unsqueeze(1).to(device), sin.unsqueeze(1).to(device)),
+        rotation=Rotation(cos.to(device), sin.to(device)),
     )
 
 

@@ -14,14 +14,14 @@ LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 def drawn(count: int, **settings: float) -> list[int]:
     sampler = Sampler(**{"temperature": 1.0, "top_p": 1.0, "seed": 11, **settings})  # type: ignore[arg-type]
-    return [sampler.draw(LOGITS) for _ in range(count)]
+    return sample(LOGITS.expand(count, -1), [sampler] * count).read()
 
 
 def test_greedy_takes_the_likeliest_of_each_row() -> None:
     rows = torch.stack([LOGITS, LOGITS.flip(0)])
     greedy = Sampler(0.0, 1.0, 0)
-    assert sample(rows, [greedy, greedy]) == [0, 3]
-    assert sample(rows, [greedy, Sampler(1.0, 0.0, 0)]) == [0, 3]
+    assert sample(rows, [greedy, greedy]).read() == [0, 3]
+    assert sample(rows, [greedy, Sampler(1.0, 0.0, 0)]).read() == [0, 3]
 
 
 def test_frequencies_follow_the_distribution() -> None:
@@ -46,10 +46,11 @@ def test_the_seed_and_nothing_else_decides() -> None:
     rows = LOGITS.repeat(3, 1)
     alone = Sampler(1.0, 1.0, 5)
     crowd = [Sampler(1.0, 1.0, seed) for seed in (4, 5, 6)]
-    assert [sample(rows, crowd)[1] for _ in range(20)] == [sample(LOGITS[None], [alone])[0] for _ in range(20)]
+    together = [sample(rows, crowd).read()[1] for _ in range(20)]
+    assert together == [sample(LOGITS[None], [alone]).read()[0] for _ in range(20)]
 
 
 def test_drawing_goes_on_after_a_prefix() -> None:
     whole = drawn(20)
     later = Sampler(1.0, 1.0, 11, drawn=8)
-    assert [later.draw(LOGITS) for _ in range(12)] == whole[8:]
+    assert sample(LOGITS.expand(12, -1), [later] * 12).read() == whole[8:]

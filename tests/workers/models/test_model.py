@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.workers.cuda import without_waiting
 from workers.models.config import ExpertsConfig, ModelConfig, TextConfig, VisionConfig
 from workers.models.decoder import placed
 from workers.models.model import VisionLanguageModel, empty_model
@@ -138,9 +139,6 @@ def test_cuda_runs_without_waiting_and_agrees_with_the_processor(config: ModelCo
         model = model.to(cuda, torch.bfloat16)
         there = tuple(argument.to(cuda) for argument in arguments)
         see_and_read(model, *there)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with without_waiting():
             logits = see_and_read(model, *there)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     assert (logits.float().cpu() - expected).abs().max() < 0.05 * expected.abs().max()

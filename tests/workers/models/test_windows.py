@@ -48,7 +48,7 @@ def test_every_patch_is_in_one_window_and_finds_its_way_back(height: int, width:
     assert torch.equal(made.order[made.inverse], units)
     assert torch.equal(made.inverse[made.order], units)
     assert sum(run.count * run.length for run in made.windows) == height * width
-    assert made.rotation.cos.shape == (height * width, 1, CONFIG.head_dim)
+    assert made.rotation.cos.shape == (height * width, CONFIG.head_dim)
 
 
 def test_patches_outside_a_window_are_unseen_without_full_attention() -> None:

@@ -1,0 +1,309 @@
+"""Attention by FlashInfer's paged kernels (arXiv:2501.01005), in half precision on Hopper and later.
+
+A page of FlashInfer's is one slot of ours: blocks end inside pages, and a table of slots has no holes. Whatever a
+sequence sees as it was stored is one table, its own new tokens last, so that a causal mask is all it takes. Parts that
+stand lower than they were stored, and those with biases, are attended apart and merged by their log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.attention.merge import Seen, merged
+from workers.attention.plain import attend, folded
+from workers.core import Fence, KVStore, Query, Slots, Turn, sent
+
+_WORKSPACE_BYTES = 256 << 20
+_LN2 = math.log(2)
+
+Rows = slice | Tensor
+Table = NDArray[np.int32]  # slots [layers, groups, n], or [1, 1, n] where all planes have the same
+
+
+class MakeWrapper(Protocol):
+    """`flashinfer.BatchPrefillWithPagedKVCacheWrapper`, or what stands in for it."""
+
+    def __call__(self, workspace: Tensor, **options: Any) -> Any: ...
+
+
+class Planner:
+    """One of FlashInfer's wrappers. It is planned again only once the device has read the plan before."""
+
+    def __init__(self, wrapper: Any, store: KVStore, heads: int) -> None:
+        self._wrapper, self._store, self._heads = wrapper, store, heads
+        self._read = Fence(store.keys.device)
+        self._indices = torch.empty(0)
+        self._tables: Tensor | None = None
+
+    def plan(self, lengths: Sequence[int], tables: Sequence[Table], *, causal: bool) -> None:
+        """Sequences of so many queries each, that see the slots of `tables`."""
+        self._read.wait()
+        table, device = _joined(tables), self._store.keys.device
+        self._tables = None if table.shape[:2] == (1, 1) else sent(table, device)
+        self._indices = sent(np.ascontiguousarray(table[0, 0]), device)
+        self._wrapper.plan(
+            _starts(lengths),
+            _starts([each.shape[-1] for each in tables]),
+            self._indices,
+            torch.ones(len(lengths), dtype=torch.int32),
+            self._heads,
+            self._store.keys.shape[3],
+            self._store.keys.shape[4],
+            1,
+            causal=causal,
+            q_data_type=self._store.keys.dtype,
+        )
+        self._read.mark()
+
+    def run(self, layer: int, group: int, q: Tensor) -> Tensor:
+        """Outputs of queries [n, heads, dim] in one plane."""
+        out: Tensor = self._wrapper.run(q, self._keys_and_values(layer, group), out=q.new_empty(q.shape))
+        return out
+
+    def see(self, layer: int, group: int, q: Tensor) -> Seen:
+        """Outputs [n, heads, dim] and their weight, lse [n, heads]."""
+        keys_and_values = self._keys_and_values(layer, group)
+        out, lse = self._wrapper.run(q, keys_and_values, out=q.new_empty(q.shape), return_lse=True)
+        return Seen(out, lse * _LN2)
+
+    def _keys_and_values(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
+        if self._tables is not None:
+            self._indices.copy_(self._tables[layer, group])
+        return self._store.keys[layer, group].unsqueeze(1), self._store.values[layer, group].unsqueeze(1)
+
+
+class FlashInferAttention:
+    """Attention over the pages of one pool, by one kernel for single tokens and another for the rest."""
+
+    def __init__(self, store: KVStore, turn: Turn, heads: int, make_wrapper: MakeWrapper | None = None) -> None:
+        """`heads`: query heads in all. `make_wrapper`: in place of FlashInfer's own."""
+        self.store, self.turn = store, turn
+        self._make_wrapper = make_wrapper or _flashinfer_wrapper()
+        self.heads = heads // store.keys.shape[1]
+        self._workspace = torch.empty(_WORKSPACE_BYTES, dtype=torch.uint8, device=store.keys.device)
+        # Small heads gain little from kernels that take minutes to build.
+        self._prefill = "auto" if store.keys.shape[-1] >= 128 else "fa2"
+        self._planners: dict[tuple[bool, int], Planner] = {}
+
+    def plan(self, queries: tuple[Query, ...]) -> PlannedAttention:
+        """Attention for one forward pass over these queries."""
+        return PlannedAttention(self, queries)
+
+    def fixed(self, batch: int, slots: int, spare: int) -> FixedAttention:
+        """Attention for up to `batch` single tokens that see up to `slots` slots in all, planned over and over.
+
+        What a smaller batch leaves unused is written to slot `spare`.
+        """
+        device = self.store.keys.device
+        wrapper = self._make_wrapper(
+            self._workspace,
+            use_cuda_graph=True,
+            qo_indptr_buf=torch.zeros(batch + 1, dtype=torch.int32, device=device),
+            paged_kv_indptr_buf=torch.zeros(batch + 1, dtype=torch.int32, device=device),
+            paged_kv_indices_buf=torch.zeros(slots, dtype=torch.int32, device=device),
+            paged_kv_last_page_len_buf=torch.zeros(batch, dtype=torch.int32, device=device),
+            backend="fa2",
+        )
+        return FixedAttention(Planner(wrapper, self.store, self.heads), self.store, batch, slots, spare)
+
+    def planner(self, single: bool, place: int) -> Planner:
+        """The planner for the pass's `place`-th part of a kind."""
+        if (single, place) not in self._planners:
+            wrapper = self._make_wrapper(self._workspace, backend="fa2" if single else self._prefill)
+            self._planners[single, place] = Planner(wrapper, self.store, self.heads)
+        return self._planners[single, place]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """Queries at `rows` that see what their planner was planned for; `by`: how far they are turned for it."""
+
+    planner: Planner
+    rows: Rows
+    wanted: bool
+    by: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Biased:
+    """One query's part with biases: its slots [planes..., n] on the device."""
+
+    rows: slice
+    slots: Tensor
+    turn: int
+
+
+class PlannedAttention:
+    """Attention of one forward pass."""
+
+    def __init__(self, attention: FlashInferAttention, queries: tuple[Query, ...]) -> None:
+        self._attention, self._store, self._turn = attention, attention.store, attention.turn
+        self._layers, self._groups = self._store.keys.shape[:2]
+        self._device = self._store.keys.device
+        self._targets = sent(_joined([_own(query) for query in queries]).astype(np.int64), self._device)
+        self._sights = tuple(self._stored(queries))
+        self._turned = tuple(self._moved(queries))
+        self._biased = tuple(self._weighed(queries))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Writes k and v [tokens, kv_heads, dim], then gives what q [tokens, heads, dim] see (undefined if unread)."""
+        write(self._store, layer, self._targets, k, v)
+        last = layer == self._layers - 1
+        sights = [sight for sight in self._sights if sight.wanted or not last]
+        if len(sights) == self._groups == 1 and not self._apart and sights[0].rows == slice(0, len(q)):
+            return sights[0].planner.run(layer, 0, q)
+        out = q.new_empty(q.shape)
+        for group in range(self._groups):
+            heads = slice(group * self._attention.heads, (group + 1) * self._attention.heads)
+            self._see(layer, group, q[:, heads], out[:, heads], sights)
+        return out
+
+    @property
+    def _apart(self) -> bool:
+        return bool(self._turned or self._biased)
+
+    def _see(self, layer: int, group: int, q: Tensor, out: Tensor, sights: Sequence[_Sight]) -> None:
+        """Fills in the outputs of one plane."""
+        if not self._apart:
+            for sight in sights:
+                out[sight.rows] = sight.planner.run(layer, group, q[sight.rows])
+            return
+        lse = torch.full(q.shape[:2], -math.inf, device=self._device)
+        for sight in sights:
+            out[sight.rows], lse[sight.rows] = sight.planner.see(layer, group, q[sight.rows])
+        for rows, seen in self._seen_apart(layer, group, q):
+            out[rows], lse[rows] = merged([Seen(out[rows], lse[rows]), seen])
+
+    def _seen_apart(self, layer: int, group: int, q: Tensor) -> Iterator[tuple[Rows, Seen]]:
+        for sight in self._turned:
+            if sight.by is not None:
+                turned = self._turn(q[sight.rows], sight.by)
+                yield sight.rows, sight.planner.see(layer, group, turned)
+        for part in self._biased:
+            yield part.rows, self._see_biased(part, layer, group, q[part.rows])
+
+    def _see_biased(self, part: _Biased, layer: int, group: int, q: Tensor) -> Seen:
+        n, heads = q.shape[:2]
+        if part.turn:
+            q = self._turn(q, torch.full((n,), part.turn, device=self._device))
+        slots = part.slots[layer % len(part.slots), group % part.slots.shape[1]]
+        k, v = (plane[layer, group, slots].transpose(0, 1) for plane in (self._store.keys, self._store.values))
+        bias = self._store.bias[layer, group, slots]
+        seen = attend(folded(q, len(k)), k, v, bias.unsqueeze(0))
+        out, lse = (x.view(len(k), n, -1, *x.shape[2:]).transpose(0, 1).reshape(n, heads, *x.shape[2:]) for x in seen)
+        return Seen(out, torch.where(bias.amax() == -math.inf, -math.inf, lse))
+
+    def _stored(self, queries: tuple[Query, ...]) -> Iterator[_Sight]:
+        """What is seen as it was stored, each sequence's own tokens last."""
+        for single in (True, False):
+            alike = [query for query in queries if (query.stop - query.start == 1) == single]
+            if alike:
+                planner = self._attention.planner(single, 0)
+                planner.plan([query.stop - query.start for query in alike], [_table(q) for q in alike], causal=True)
+                yield _Sight(planner, _rows(alike, self._device), any(query.wanted for query in alike))
+
+    def _moved(self, queries: tuple[Query, ...]) -> Iterator[_Sight]:
+        """Each sequence's first turned part together, then the second, and so on."""
+        parts = [(query, [part for part in query.parts if part.turn and not part.biased]) for query in queries]
+        for place in range(max((len(mine) for _, mine in parts), default=0)):
+            alike = [(query, mine[place]) for query, mine in parts if len(mine) > place]
+            lengths = [query.stop - query.start for query, _ in alike]
+            planner = self._attention.planner(False, 1 + place)
+            planner.plan(lengths, [part.slots for _, part in alike], causal=False)
+            by = np.repeat([part.turn for _, part in alike], lengths)
+            yield _Sight(planner, _rows([query for query, _ in alike], self._device), True, sent(by, self._device))
+
+    def _weighed(self, queries: tuple[Query, ...]) -> Iterator[_Biased]:
+        for query in queries:
+            for part in query.parts:
+                if part.biased:
+                    slots = sent(part.slots.astype(np.int64), self._device)
+                    yield _Biased(slice(query.start, query.stop), slots, part.turn)
+
+
+class FixedAttention:
+    """Attention for a batch of single tokens whose tensors stay where they are, so that a graph can hold it."""
+
+    def __init__(self, planner: Planner, store: KVStore, batch: int, slots: int, spare: int) -> None:
+        self._planner, self._store = planner, store
+        self._batch, self._slots, self._spare = batch, slots, np.full((1, 1, 1), spare, dtype=np.int32)
+        self._targets = torch.full((1, 1, batch), spare, dtype=torch.int64, device=store.keys.device)
+        self.plan(())
+
+    def admits(self, queries: Sequence[Query]) -> bool:
+        """Whether these are single tokens that see nothing but stored keys, in the same slots of every plane."""
+        tables = [_table(query) for query in queries if query.stop - query.start == 1 and not _apart(query)]
+        return (
+            len(tables) == len(queries) <= self._batch
+            and all(table.shape[:2] == (1, 1) for table in tables)
+            and sum(table.shape[-1] for table in tables) + self._batch <= self._slots
+        )
+
+    def plan(self, queries: Sequence[Query]) -> None:
+        """Prepares the next run, for queries that it admits."""
+        tables = [_table(query) for query in queries] + [self._spare] * (self._batch - len(queries))
+        self._planner.plan([1] * self._batch, tables, causal=True)
+        own = np.concatenate([table[..., -1:] for table in tables], axis=-1)
+        self._targets.copy_(sent(own.astype(np.int64), self._targets.device), non_blocking=True)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As PlannedAttention, over the whole batch."""
+        write(self._store, layer, self._targets, k, v)
+        groups = self._store.keys.shape[1]
+        parts = [self._planner.run(layer, group, part) for group, part in enumerate(q.chunk(groups, dim=1))]
+        return parts[0] if groups == 1 else torch.cat(parts, dim=1)
+
+
+def write(store: KVStore, layer: int, targets: Tensor, k: Tensor, v: Tensor) -> None:
+    """Keys and values [n, kv_heads, dim] to slots `targets` [layers or 1, groups or 1, n] of one layer."""
+    for group, (keys, values) in enumerate(zip(*(x.chunk(store.keys.shape[1], dim=1) for x in (k, v)), strict=True)):
+        slots = targets[layer % len(targets), group % targets.shape[1]]
+        store.keys[layer, group].index_copy_(0, slots, keys)
+        store.values[layer, group].index_copy_(0, slots, values)
+
+
+def _flashinfer_wrapper() -> MakeWrapper:
+    import flashinfer
+
+    wrapper: MakeWrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper
+    return wrapper
+
+
+def _apart(query: Query) -> bool:
+    return any(part.turn or part.biased for part in query.parts)
+
+
+def _own(query: Query) -> Table:
+    slots: Slots = query.slots
+    alike = bool((slots == slots[:1, :1]).all())
+    return (slots[:1, :1] if alike else slots).astype(np.int32)
+
+
+def _table(query: Query) -> Table:
+    """All slots that a query sees as they were stored, its own last."""
+    return _joined([*(part.slots for part in query.parts if not part.turn and not part.biased), _own(query)])
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    planes = np.broadcast_shapes(*(table.shape[:2] for table in tables))
+    return np.concatenate([np.broadcast_to(table, (*planes, table.shape[-1])) for table in tables], axis=-1)
+
+
+def _starts(lengths: Sequence[int]) -> Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+def _rows(queries: Sequence[Query], device: torch.device) -> Rows:
+    """Where queries stand in the batch: a slice if they follow each other."""
+    if all(before.stop == after.start for before, after in pairwise(queries)):
+        return slice(queries[0].start, queries[-1].stop)
+    return sent(np.concatenate([np.arange(query.start, query.stop) for query in queries]), device)
