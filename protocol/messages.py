@@ -183,7 +183,7 @@ class SessionStats(msgspec.Struct, frozen=True, kw_only=True):
     """What the owner publishes about once a second: the worker's half of a session's health."""
 
     trunk_time_ms: int = -1  # session time of the newest frame in the trunk, -1 before the first
-    lag_ms: float = 0.0  # age of the newest prefilled frame when it was prefilled
+    lag_ms: float = 0.0  # from the newest prefilled frame's append to its prefill
     frames_prefilled: int = 0
     frames_dropped: dict[str, int] = {}
     kv_bytes: int = 0
@@ -204,6 +204,7 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
     frames_in: int = 0
     frames_out: int = 0
     frames_dropped: dict[str, int] = {}
+    conditions: dict[str, list[int]] = {}  # frozen, black, blocky, silent: the tracks that are so now
     audio_ms: int = 0
 
 

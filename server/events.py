@@ -173,6 +173,7 @@ def health_body(record: SessionRecord) -> dict[str, Any]:
         "frames_out": way_in.frames_out,
         "frames_prefilled": worker.frames_prefilled,
         "dropped": dropped,
+        "conditions": way_in.conditions,
         "memory": {
             "kv_bytes": worker.kv_bytes,
             "kv_budget_bytes": worker.kv_budget_bytes,

@@ -46,6 +46,9 @@ class Metrics:
         self.frames_received = self._counter("frames_received", "Pictures that clients sent.", "source")
         self.frames_sampled = self._counter("frames_sampled", "Pictures handed to workers.")
         self.frames_dropped = self._counter("frames_dropped", "Pictures lost on the way, by reason.", "reason")
+        self.stream_conditions = self._counter(
+            "stream_conditions", "Streams found frozen, black, blocky or silent.", "condition"
+        )
         self.ingest_lag = self._histogram(
             "ingest_lag_seconds", "From a picture's arrival to its append to the lane.", REQUEST_S
         )

@@ -10,6 +10,7 @@ import av
 from server.media.confinement import grant_cpu
 from server.media.containers import accepted_sound, accepted_video, open_container, too_large, upright
 from server.media.jobs import Done, Failed, File, Opened, PictureOut, Result, Setup
+from server.media.looks import look_of_frame
 from server.media.sampler import Sampler
 from server.media.sounds import SoundTrack
 from server.media.stills import frame_to_jpeg
@@ -99,7 +100,8 @@ class _Reading:
         if not self._sampler.keep(t_ms):
             return
         jpeg = frame_to_jpeg(frame, self._setup, upright(frame))
-        yield PictureOut(t_ms=round(t_ms), width=self._setup.width, height=self._setup.height, jpeg=jpeg)
+        width, height = self._setup.width, self._setup.height
+        yield PictureOut(t_ms=round(t_ms), width=width, height=height, jpeg=jpeg, look=look_of_frame(frame))
 
     def _time_ms(self, frame: av.VideoFrame | av.AudioFrame, unknown: float) -> float:
         if frame.time is None:

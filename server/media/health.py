@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from server.media.looks import Look
+from server.media.jobs import Look, PictureOut, SoundOut
 
 Condition = Literal["frozen", "black", "blocky", "silent"]
 
@@ -41,6 +41,10 @@ class Change:
     begun: bool
     since_ms: int
     at_ms: int
+
+    @property
+    def state(self) -> str:
+        return "begun" if self.begun else "over"
 
 
 class Episodes:
@@ -106,12 +110,12 @@ class StreamHealth:
     def __init__(self) -> None:
         self._tracks: dict[int, TrackHealth] = {}
 
-    def picture(self, track: int, look: Look | None, t_ms: int) -> list[Change]:
-        """``look`` is None where the decoder could not tell."""
-        return [] if look is None else list(self._of(track).picture(look, t_ms))
-
-    def sound(self, track: int, pcm: bytes, t_ms: int) -> list[Change]:
-        return list(self._of(track).sound(pcm, t_ms))
+    def observe(self, media: PictureOut | SoundOut) -> list[Change]:
+        """What a picture or a piece of sound in its lane changes."""
+        track = self._of(media.track)
+        if isinstance(media, SoundOut):
+            return list(track.sound(media.pcm, media.t_ms))
+        return [] if media.look is None else list(track.picture(media.look, media.t_ms))
 
     @property
     def conditions(self) -> dict[str, list[int]]:

@@ -40,6 +40,7 @@ class Preamble(msgspec.Struct, frozen=True, kw_only=True, tag="preamble"):
     """
 
     track: int
+    form: VideoCodec | StreamForm
     data: bytes
     zero_ms: float | None = None
 
@@ -147,6 +148,16 @@ Clip = ClipOpen | ClipPart | ClipEnd
 Job = Still | Unit | Pcm | SoundUnit | Slice | Flush | File | Probe | Clip
 
 
+class Look(msgspec.Struct, frozen=True, array_like=True):
+    """What a picture looks like. ``points``: luma at 32 x 32 places. ``blocks``: how much steeper it is at block edges
+    than between them, 1.0 for none, 0.0 where that cannot be told. ``damaged``: the decoder made up what was missing.
+    """
+
+    points: bytes
+    blocks: float = 0.0
+    damaged: bool = False
+
+
 class PictureOut(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     """A sampled picture as JPEG, ``track`` 0 where its job named none."""
 
@@ -155,6 +166,7 @@ class PictureOut(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     width: int
     height: int
     jpeg: bytes
+    look: Look | None = None
 
 
 class SoundOut(msgspec.Struct, frozen=True, kw_only=True, tag="sound"):
@@ -216,6 +228,7 @@ Result = PictureOut | SoundOut | Preamble | Jumped | Opened | Probed | Piece | F
 encode = msgspec.msgpack.Encoder().encode
 _jobs: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job)
 _results: msgspec.msgpack.Decoder[Result] = msgspec.msgpack.Decoder(Result)
+decode_preamble = msgspec.msgpack.Decoder(Preamble).decode
 decode_job = _jobs.decode
 decode_result = _results.decode
 

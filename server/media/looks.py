@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import av
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from server.media.jobs import Look
+
 POINTS = 32  # luma is sampled at so many places across and down
 ROWS = 90  # block edges are looked for in so many rows
 GRID = 8  # pixels: the transform blocks of JPEG, MPEG-4, H.264 and their successors, or half or a quarter of one
+CROP = 640  # pixels a side of a still that are looked at
 FLAT = 0.5  # grey levels: below this, neighbouring pixels of a picture without noise differ anyway
 LUMA_FIRST = ("yuv4", "yuvj4", "gray", "nv12", "nv21")  # 8-bit formats whose first plane is luma
 
 Luma = NDArray[np.uint8]
-
-
-class Look(msgspec.Struct, frozen=True, array_like=True):
-    """``points``: luma at 32 x 32 places. ``blocks``: how much steeper the picture is at block edges than between them,
-    1.0 for none, 0.0 where that cannot be told. ``damaged``: the decoder made up what was missing.
-    """
-
-    points: bytes
-    blocks: float = 0.0
-    damaged: bool = False
 
 
 def look_of_frame(frame: av.VideoFrame) -> Look:
@@ -36,10 +28,14 @@ def look_of_frame(frame: av.VideoFrame) -> Look:
     return Look(_points(luma), blockiness(luma), frame.is_corrupt)
 
 
-def look_of_image(image: Image.Image, *, whole: bool) -> Look:
-    """Of a decoded still; ``whole``: at the size that it was encoded in, so that its blocks are where they were."""
-    luma = np.asarray(image.convert("L"))
-    return Look(_points(luma), blockiness(luma) if whole else 0.0)
+def look_of_image(small: Image.Image, whole: Image.Image | None) -> Look:
+    """Of a still as it is handed on, and as it was encoded, None where it was decoded at a fraction of its size."""
+    points = _points(np.asarray(small.convert("L")))
+    if whole is None:
+        return Look(points)
+    left, top = ((side - min(side, CROP)) // 2 // GRID * GRID for side in whole.size)
+    crop = whole.crop((left, top, left + min(whole.width, CROP), top + min(whole.height, CROP)))
+    return Look(points, blockiness(np.asarray(crop.convert("L"))))
 
 
 def blockiness(luma: Luma) -> float:

@@ -24,6 +24,7 @@ from PIL import Image
 from server.media.codecs import VIDEO
 from server.media.decoding import serve
 from server.media.jobs import Setup
+from server.media.looks import look_of_image
 from server.media.sandbox import Sandbox, SandboxUnavailable
 
 MESSAGE_BYTES = 4096
@@ -105,6 +106,8 @@ def _load_libraries() -> None:
     Image.init()
     for name in [*(form.decoder for form in VIDEO.values()), "opus", "aac"]:
         av.CodecContext.create(name, "r").open()
+    picture = Image.new("RGB", (64, 64))
+    look_of_image(picture, picture)
 
 
 def _fork(control: socket.socket, request: Spawn, descriptors: list[int], sandbox: Sandbox | None) -> int:

@@ -8,6 +8,7 @@ import av
 from PIL import ExifTags, Image
 
 from server.media.jobs import PictureOut, Setup, Still
+from server.media.looks import look_of_image
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 PLAIN = ("L", "RGB", "CMYK")  # modes that are resized without a copy at full size
@@ -34,13 +35,15 @@ def decode_still(job: Still, setup: Setup) -> PictureOut:
     with Image.open(io.BytesIO(job.data), formats=[FORMATS[job.codec]]) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         size = (setup.height, setup.width) if orientation in SIDEWAYS else (setup.width, setup.height)
+        encoded = image.size
         image.draft("RGB", size)  # decodes a JPEG at a fraction of its size where that suffices
         whole = image if image.mode in PLAIN else image.convert("RGB")
         small = whole.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
+        look = look_of_image(small, whole if whole.size == encoded else None)
     if orientation in UPRIGHT:
         small = small.transpose(UPRIGHT[orientation])
     jpeg = to_jpeg(small, setup)
-    return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg)
+    return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg, look=look)
 
 
 def frame_to_jpeg(frame: av.VideoFrame, setup: Setup, turn: Image.Transpose | None = None) -> bytes:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from server.media.health import Change, StreamHealth
-from server.media.looks import POINTS, Look
+from server.media.jobs import Look, PictureOut, SoundOut
+from server.media.looks import POINTS
 
 pytestmark = pytest.mark.unit
 
@@ -18,8 +19,16 @@ def looking(noise: float, *, level: int | None = None, blocks: float = 1.0, dama
     return Look(points.tobytes(), blocks, damaged)
 
 
+def shown(look: Look | None, t_ms: int, track: int = 0) -> PictureOut:
+    return PictureOut(track=track, t_ms=t_ms, width=8, height=8, jpeg=b"", look=look)
+
+
+def heard(pcm: bytes, t_ms: int, track: int = 1) -> SoundOut:
+    return SoundOut(track=track, t_ms=t_ms, pcm=pcm)
+
+
 def watch(health: StreamHealth, looks: list[Look], start_s: int = 0) -> list[Change]:
-    return [change for n, look in enumerate(looks) for change in health.picture(0, look, 1000 * (start_s + n))]
+    return [change for n, look in enumerate(looks) for change in health.observe(shown(look, 1000 * (start_s + n)))]
 
 
 def test_a_still_scene_of_a_live_camera_is_well() -> None:
@@ -66,7 +75,7 @@ def test_a_blocky_picture_and_one_that_was_made_up(sign: dict[str, float]) -> No
 
 def test_two_pictures_far_apart_say_nothing_of_what_was_between() -> None:
     health, one = StreamHealth(), looking(0.0)
-    changes = [change for t_ms in (0, 60_000, 120_000) for change in health.picture(0, one, t_ms)]
+    changes = [change for t_ms in (0, 60_000, 120_000) for change in health.observe(shown(one, t_ms))]
     assert changes == []
 
 
@@ -75,17 +84,17 @@ def test_silence_by_track() -> None:
     word = (3000 * np.sin(np.arange(1600) / 9)).astype("<i2").tobytes()
     changes = []
     for n in range(150):
-        changes += health.sound(1, word if n == 130 else hush, 100 * n)
-        changes += health.sound(2, word if n % 20 == 0 else hush, 100 * n)
+        changes += health.observe(heard(word if n == 130 else hush, 100 * n))
+        changes += health.observe(heard(word if n % 20 == 0 else hush, 100 * n, 2))
     assert changes == [Change("silent", 1, True, 0, 10_000), Change("silent", 1, False, 0, 13_000)]
-    assert health.sound(1, b"", 20_000) == []
-    assert health.sound(1, np.full(10, -32768, "<i2").tobytes(), 21_000) == []
+    assert health.observe(heard(b"", 20_000)) == []
+    assert health.observe(heard(np.full(10, -32768, "<i2").tobytes(), 21_000)) == []
 
 
 def test_tracks_have_conditions_of_their_own() -> None:
     health, dark = StreamHealth(), looking(3, level=10)
     for n in range(10):
-        health.picture(3, dark, 1000 * n)
-        health.picture(4, looking(2), 1000 * n)
+        health.observe(shown(dark, 1000 * n, 3))
+        health.observe(shown(looking(2), 1000 * n, 4))
     assert health.conditions == {"black": [3]}
-    assert health.picture(5, None, 0) == []
+    assert health.observe(shown(None, 0, 5)) == []

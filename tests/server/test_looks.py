@@ -51,8 +51,15 @@ def test_things_with_edges_on_the_grid_are_not_blocks() -> None:
 
 def test_a_flat_picture_and_a_tiny_one_can_be_looked_at() -> None:
     assert blockiness(np.full((90, 160), 77, np.uint8)) == 1.0
-    tiny = look_of_image(Image.new("RGB", (1, 1), "red"), whole=True)
+    tiny = look_of_image(Image.new("RGB", (1, 1), "red"), Image.new("CMYK", (1, 1)))
     assert (len(tiny.points), tiny.blocks) == (POINTS * POINTS, 0.0)
+
+
+def test_a_still_is_looked_at_where_its_blocks_are() -> None:
+    small = Image.new("RGB", (64, 48))
+    bad = Image.fromarray(np.tile(through_jpeg(natural(), 5), (3, 3)))
+    assert look_of_image(small, bad).blocks > BLOCKS
+    assert look_of_image(small, None).blocks == 0.0
 
 
 @pytest.mark.parametrize("form", ["yuv420p", "yuvj444p", "nv12", "gray", "yuv420p10le", "rgb24", "gbrp"])
