@@ -232,7 +232,6 @@ class Engine:
             self._working = working
             self._emit(Working(session_ids=working))
 
-    def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
     def _captured(self, attention: Attention) -> DecodeGraphs | None:
         """Graphs for decoding, where the attention can be part of one; a page is put by for what they pad."""
         if not isinstance(attention, Capturable):
@@ -240,6 +239,7 @@ class Engine:
         spare = int(self.pool.open(1).ids[0]) * self.pool.page_size
         return DecodeGraphs(self._checkpoint.model.decoder, attention, spare)
 
+    def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))
 
 
