@@ -9,7 +9,8 @@ from random import Random
 from bench.mutations import mutate
 from bench.samples import Sample
 
-CODECS = {"jpeg": 1, "png": 2, "webp": 3, "pcm": 4, "h264": 5}  # numbers of the chunk header
+NUMBERED = ("jpeg", "png", "webp", "pcm", "h264", "h265", "vp8", "vp9", "av1", "opus", "aac", "mp4", "webm")
+CODECS = {form: number for number, form in enumerate(NUMBERED, start=1)}  # numbers of the chunk header
 STILLS = ("jpeg", "png", "webp")
 CHUNK, FILE, POSTED = "chunk", "file", "posted"
 BOMBS_IN_A_THOUSAND = 5
