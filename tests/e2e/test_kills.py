@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from protocol.bus import Bus
 from protocol.retention import Retention
@@ -20,7 +21,7 @@ from tests.chaos.crowd import picture
 from tests.chaos.play import Cast, real, standin
 from tests.e2e.eventually import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 SEED = 20_26
 ROUNDS, AT_ONCE = 4, 5
@@ -35,6 +36,14 @@ HEADERS = {"authorization": f"Bearer {KEY}"}
 def babble(tmp_path_factory: pytest.TempPathFactory) -> Cast:
     """Workers with the real engine, whose model talks for as long as it may."""
     return real(tmp_path_factory.mktemp("babbler"))
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def babbling(babble: Cast, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    """One worker more than are lost at once; what is killed stays so."""
+    folder = tmp_path_factory.mktemp("cluster")
+    async with cluster(folder, gateways=1, workers=AT_ONCE + 1, worker=babble.worker, restarts=False) as running:
+        yield running
 
 
 @asynccontextmanager
@@ -74,52 +83,70 @@ async def owner(running: Cluster, client: Client) -> Member:
         await bus.aclose()
 
 
-async def test_a_worker_killed_at_any_of_twenty_moments_costs_no_token(babble: Cast, tmp_path: Path) -> None:
+async def lose(running: Cluster, client: Client, tokens: int, *, length: int, by: Callable[[Member], None]) -> Member:
+    """Loses the owner of a session after so many tokens of an answer: another one speaks on in time, to its end."""
+    worker = await owner(running, client)
+    await speaking(client, "q", tokens, length=length, seed=tokens)
+    by(worker)
+    await client.until(lambda: client.witness.summary().epochs == 2, seconds=TAKEOVER_S)
+    await client.until_ended(["q"], seconds=ANSWER_S)
+    summary = client.witness.summary()
+    assert (summary.done, summary.tokens) == (1, length), f"lost after {tokens} tokens"
+    return worker
+
+
+async def test_a_worker_killed_at_any_of_twenty_moments_costs_no_token(babble: Cast, babbling: Cluster) -> None:
     chance = random.Random(SEED)
-
-    async def lose_owner(running: Cluster, client: Client, moment: int) -> None:
-        worker = await owner(running, client)
-        await speaking(client, "q", moment, length=240, seed=moment)
-        assert running.kill(worker), f"two sessions on {worker.name}"
-        await client.until(lambda: client.witness.summary().epochs == 2, seconds=TAKEOVER_S)
-        await client.until_ended(["q"], seconds=ANSWER_S)
-        summary = client.witness.summary()
-        assert (summary.done, summary.tokens) == (1, 240), f"killed after {moment} tokens"
-
-    async with cluster(tmp_path, gateways=1, workers=AT_ONCE + 1, worker=babble.worker, restarts=False) as running:
-        for _ in range(ROUNDS):
-            for member in running.workers:
-                if member.pid is None:
-                    running.keep(member)
-            await running.until_ready()
-            async with watching(running, babble, AT_ONCE) as clients, asyncio.TaskGroup() as group:
-                for client in clients:
-                    group.create_task(lose_owner(running, client, 3 + chance.randrange(120)))
-            assert len([member for member in running.workers if member.pid is None]) == AT_ONCE
+    for _ in range(ROUNDS):
+        await staffed(babbling)
+        async with watching(babbling, babble, AT_ONCE) as clients, asyncio.TaskGroup() as group:
+            for client in clients:
+                moment = 3 + chance.randrange(120)
+                group.create_task(lose(babbling, client, moment, length=240, by=lambda worker: kill(babbling, worker)))
+        assert len([member for member in babbling.workers if member.pid is None]) == AT_ONCE
 
 
-async def test_a_worker_stopped_for_longer_than_its_lease_is_not_heard_any_more(babble: Cast, tmp_path: Path) -> None:
-    async with cluster(tmp_path, gateways=1, workers=2, worker=babble.worker) as running:
-        bus = await Bus.connect(running.bus_url)
-        async with watching(running, babble) as (client,):
-            stale = await owner(running, client)
-            before = stale.pid
-            await speaking(client, "q", 3, length=400, seed=SEED)
-            stopped = asyncio.create_task(running.stop_for(stale, TAKEOVER_S + 3.0))
-            await client.until(lambda: client.witness.summary().epochs == 2, seconds=TAKEOVER_S)
-            await client.until_ended(["q"], seconds=ANSWER_S)
-            assert await stopped
+async def test_workers_stopped_for_longer_than_their_lease_are_not_heard_any_more(
+    babble: Cast, babbling: Cluster
+) -> None:
+    chance = random.Random(SEED)
+    await staffed(babbling)
+    before = [member.pid for member in babbling.workers]
+    bus = await Bus.connect(babbling.bus_url)
+    async with watching(babbling, babble, AT_ONCE) as clients:
+        async with asyncio.TaskGroup() as group:
 
-            async def refused() -> bool:
-                return (await bus.sessions.get(client.session_id)).fenced > 0
+            def stop(worker: Member) -> None:
+                group.create_task(babbling.stop_for(worker, TAKEOVER_S + 3.0))
+
+            tasks = [
+                group.create_task(lose(babbling, client, 3 + chance.randrange(60), length=400, by=stop))
+                for client in clients
+            ]
+        for client, task in zip(clients, tasks, strict=True):
+
+            async def refused(session_id: str = client.session_id) -> bool:
+                return (await bus.sessions.get(session_id)).fenced > 0
 
             await eventually(refused, ANSWER_S)
             await client.ask("q2", "And now?", max_tokens=8)
             await client.until_ended(["q2"], seconds=ANSWER_S)
             assert client.witness.summary().done == client.witness.summary().epochs == 2
-            assert await owner(running, client) is not stale
-        assert stale.pid == before, "the worker that was stopped goes on"
-        await bus.aclose()
+            assert await owner(babbling, client) is not task.result()
+    assert [member.pid for member in babbling.workers] == before, "the workers that were stopped go on"
+    await bus.aclose()
+
+
+async def staffed(running: Cluster) -> None:
+    """Starts what was killed, and waits until all are ready."""
+    for member in running.workers:
+        if member.pid is None:
+            running.keep(member)
+    await running.until_ready()
+
+
+def kill(running: Cluster, worker: Member) -> None:
+    assert running.kill(worker), f"two sessions on {worker.name}"
 
 
 async def test_gateways_that_die_and_go_lose_no_question(tmp_path: Path) -> None:
