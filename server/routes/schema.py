@@ -41,6 +41,7 @@ HEALTH_EXAMPLE: dict[str, Any] = {
     "frames_out": 62,
     "frames_prefilled": 62,
     "dropped": {"superseded": 1},
+    "conditions": {"frozen": [0]},
     "memory": {"kv_bytes": 12582912, "kv_budget_bytes": 18874368, "tokens": 2048},
     "audio_ms": 0,
 }
