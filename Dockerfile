@@ -23,7 +23,9 @@ COPY --chown=longlook:longlook server server
 COPY --chown=longlook:longlook launcher launcher
 COPY --chown=longlook:longlook clients clients
 COPY --chown=longlook:longlook deploy/distribution.py deploy/
-RUN python deploy/distribution.py && python -m compileall -q protocol server launcher clients/python
+# Without libseccomp, which apt brings, a gateway would refuse all media: the build fails instead.
+RUN python deploy/distribution.py && python -m compileall -q protocol server launcher clients/python \
+ && python -c "from server.media.sandbox import Sandbox; Sandbox()"
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
   CMD python -c "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LONGLOOK_PORT'] + '/livez', timeout=2)"

@@ -29,6 +29,9 @@ from rich.text import Text
 from launcher.child import stop
 from launcher.serving import START_SECONDS, STOP_SECONDS, ServerFailed, logged, serving, tail
 from longlook_client import AsyncAnswer, AsyncLiveSession, LonglookError
+from protocol.errors import NoSandbox
+from server.media.decoders import Nursery
+from server.settings import Settings as GatewaySettings
 
 RENDER_SECONDS: Final = 300.0
 QUESTIONS: Final = 3
@@ -147,8 +150,18 @@ async def tell(asked: Asked, console: Console) -> bool:
     return right
 
 
+async def check_sandbox(settings: GatewaySettings) -> None:
+    """Raises DemoFailed where the gateway would refuse all pictures."""
+    async with Nursery(unsafe=settings.unsafe_decoder) as nursery:
+        try:
+            nursery.check()
+        except NoSandbox as error:
+            raise DemoFailed(f"{error.message} (here: LONGLOOK_UNSAFE_DECODER=true make demo)") from error
+
+
 async def demonstrate(console: Console, seed: int | None, seconds: float, model: str | None) -> None:
     """The whole demo. Raises DemoFailed or LonglookError where it cannot go on."""
+    await check_sandbox(GatewaySettings())
     with TemporaryDirectory(prefix="longlook-demo-") as name:
         folder = Path(name)
         with console.status("rendering a clip that nobody has seen ..."):

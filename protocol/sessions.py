@@ -12,6 +12,8 @@ from protocol.messages import Closed, IngestStats, MediaEnd, SessionSpec, Sessio
 from protocol.retention import Retention
 from protocol.scripts import ERASE, FINISH, ONCE, OPEN
 
+PREAMBLE = "preamble:"
+
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A session as the bus knows it now."""
@@ -27,6 +29,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     fenced: int  # times that an owner of before was refused when it spoke on
     stats: SessionStats
     ingest: IngestStats
+    preambles: dict[int, bytes]  # by track: what its decoding must begin with, for the next gateway
 
 
 class Sessions:
@@ -73,6 +76,13 @@ class Sessions:
         key = keys.session(session_id)
         if await self._connection.command("EXISTS", key):
             await self._connection.command("HSET", key, "ingest", encode(stats))
+            await self._connection.command("PEXPIRE", key, self._keep.session_ms)
+
+    async def keep_preamble(self, session_id: str, track: int, preamble: bytes) -> None:
+        """What decoding of a track begins with. Ignored once the record is gone."""
+        key = keys.session(session_id)
+        if await self._connection.command("EXISTS", key):
+            await self._connection.command("HSET", key, f"{PREAMBLE}{track}", preamble)
             await self._connection.command("PEXPIRE", key, self._keep.session_ms)
 
     async def finish(self, session_id: str, reason: str, *, worker_id: str = "", epoch: int = 0) -> bool:
@@ -133,6 +143,11 @@ def _record(fields: dict[bytes, bytes], *, owned: bool) -> SessionRecord:
         fenced=int(fields.get(b"fenced", b"0")),
         stats=decode(SessionStats, fields[b"stats"]) if b"stats" in fields else SessionStats(),
         ingest=decode(IngestStats, fields[b"ingest"]) if b"ingest" in fields else IngestStats(),
+        preambles={
+            int(name.removeprefix(PREAMBLE.encode())): value
+            for name, value in fields.items()
+            if name.startswith(PREAMBLE.encode())
+        },
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from protocol.bus import Bus
@@ -16,9 +17,10 @@ from server.faults import error_event
 from server.journal.journal import Journal
 from server.journal.recorder import Recorder
 from server.media.clock import COMPLETE_JUMP_MS, LIVE_JUMP_MS, SessionClock
+from server.media.continuity import Continuity
 from server.media.decoders import Nursery
 from server.media.ingest import Ingest
-from server.media.jobs import Setup
+from server.media.jobs import Preamble, Setup, decode_preamble, encode
 from server.media.publisher import LanePublisher
 from server.media.tally import Tally
 from server.metrics import Metrics
@@ -27,6 +29,7 @@ from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+KEPT_BYTES = 16 << 10  # of a preamble that other gateways are to find: real ones have a tenth of it
 IDLE_S = 120.0  # a feed that nobody used for longer is given up; its clock is in the session's record
 
 
@@ -129,10 +132,17 @@ class Feeds:
             tally=Tally(self._metrics, record.ingest),
             recorder=recorder,
             lossless=lossless,
+            continuity=Continuity(_preambles(record), lambda preamble: self._keep(session_id, preamble)),
         )
         task = self._background.start(self._carry(session_id, ingest))
         self._feeds[session_id] = _Feed(ingest, task, time.monotonic())
         self._metrics.active_streams.set(len(self._feeds))
+
+    async def _keep(self, session_id: str, preamble: Preamble) -> None:
+        packed = encode(preamble)
+        if len(packed) <= KEPT_BYTES:
+            with suppress(LonglookError):
+                await self._bus.sessions.keep_preamble(session_id, preamble.track, packed)
 
     async def _carry(self, session_id: str, ingest: Ingest) -> None:
         try:
@@ -142,3 +152,8 @@ class Feeds:
             logger.exception("a session's way in failed", extra={"session_id": session_id})
             ingest.tell(error_event(LonglookError("the session's way in failed; it begins again with the next chunk")))
             self.drop(session_id)
+
+
+def _preambles(record: SessionRecord) -> dict[int, Preamble]:
+    """What the gateway before found in the session's tracks."""
+    return {track: decode_preamble(packed) for track, packed in record.preambles.items()}

@@ -5,50 +5,55 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from server.media.jobs import VideoCodec
 
 START_CODE = re.compile(rb"\x00\x00\x01")
-KEY_SCAN_OBUS = 64  # a temporal unit has a handful
+KEY_SCAN_OBUS = KEY_SCAN_NALS = 64  # a temporal unit has a handful
 
 
 @dataclass(frozen=True)
 class VideoFormat:
     """``decoder`` is FFmpeg's name. ``starts``: whether decoding can begin with a unit, given the parameter sets.
 
-    ``parameters``: the parameter sets that a unit holds.
+    ``parameters``: the parameter sets that a unit holds, None for formats that have none beside their pictures.
     """
 
     decoder: str
     starts: Callable[[bytes], bool]
-    parameters: Callable[[bytes], bytes] = lambda unit: b""
+    parameters: Callable[[bytes], bytes] | None = None
 
 
 def nal_units(data: bytes) -> Iterator[bytes]:
-    """NAL units of an Annex B byte stream, without start codes (ITU-T H.264 and H.265, annex B)."""
-    ends = [match.end() for match in START_CODE.finditer(data)]
-    for begin, following in zip(ends, [*ends[1:], len(data) + 3], strict=False):
-        unit = data[begin : following - 3].rstrip(b"\x00")
+    """The first NAL units of an Annex B byte stream, without start codes (ITU-T H.264 and H.265, annex B).
+
+    What decoding begins with comes before most slices of its picture.
+    """
+    ends = [match.end() for match in islice(START_CODE.finditer(data), KEY_SCAN_NALS + 1)]
+    following = [*ends[1:], len(data) + 3][:KEY_SCAN_NALS]
+    for begin, end in zip(ends, following, strict=False):
+        unit = data[begin : end - 3].rstrip(b"\x00")
         if unit:
             yield unit
 
 
-def obus(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and bytes, header included, of the OBUs of a temporal unit in the low-overhead format (AV1, section 5.3)."""
+def obu_types(data: bytes) -> Iterator[int]:
+    """Types of the OBUs of a temporal unit in the low-overhead format (AV1 bitstream specification, section 5.3)."""
     at = 0
     for _ in range(KEY_SCAN_OBUS):
-        if at >= len(data) or not data[at] & 0x02:  # one without a size is the last
+        if at >= len(data):
             return
-        begin, kind = at, data[at] >> 3 & 0xF
+        yield data[at] >> 3 & 0xF
+        if not data[at] & 0x02:  # one without a size is the last
+            return
         at += 2 if data[at] & 0x04 else 1
-        size, shift = 0, 0
-        while at < len(data) and shift < 56:
+        size, shift, more = 0, 0, True
+        while more and at < len(data) and shift < 56:
             size |= (data[at] & 0x7F) << shift
+            more = bool(data[at] & 0x80)
             at, shift = at + 1, shift + 7
-            if not data[at - 1] & 0x80:
-                break
         at += size
-        yield kind, data[begin:at]
 
 
 def _h264_type(unit: bytes) -> int:
@@ -85,8 +90,8 @@ def _vp9_starts(frame: bytes) -> bool:
     return not show_existing and not frame_type
 
 
-def _av1_parameters(unit: bytes) -> bytes:
-    return b"".join(obu for kind, obu in obus(unit) if kind == 1)  # OBU_SEQUENCE_HEADER
+def _av1_starts(unit: bytes) -> bool:
+    return 1 in obu_types(unit)  # OBU_SEQUENCE_HEADER, which comes with each key frame
 
 
 VIDEO: Mapping[VideoCodec, VideoFormat] = {
@@ -94,5 +99,5 @@ VIDEO: Mapping[VideoCodec, VideoFormat] = {
     "h265": _annex_b(_h265_type, range(16, 24), range(32, 35), first_set=33),
     "vp8": VideoFormat("vp8", _vp8_starts),
     "vp9": VideoFormat("vp9", _vp9_starts),
-    "av1": VideoFormat("libdav1d", lambda unit: bool(_av1_parameters(unit)), _av1_parameters),
+    "av1": VideoFormat("libdav1d", _av1_starts),
 }

@@ -7,12 +7,13 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 from server.media.jobs import Setup
 from server.media.sandbox import Sandbox
 
 DESCRIPTORS = 8
-ADDRESS_SPACE = 1 << 30  # above the limit on memory: libraries are mapped, and what is reserved is not all used
+ADDRESS_SPACE = 1 << 30  # above the limit on memory: what is mapped to be read, and what is reserved and not used
 NICE = 5  # below the gateway: what one session sends never delays the others' frames
 
 
@@ -27,8 +28,9 @@ def confine(setup: Setup, sandbox: Sandbox | None) -> None:
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, DESCRIPTORS)
     if sys.platform == "linux":  # macOS has the names but refuses these limits
-        _limit(resource.RLIMIT_DATA, setup.memory_bytes)
-        _limit(resource.RLIMIT_AS, setup.memory_bytes + ADDRESS_SPACE)
+        libraries = _writable_bytes()
+        _limit(resource.RLIMIT_DATA, libraries + setup.memory_bytes)
+        _limit(resource.RLIMIT_AS, libraries + setup.memory_bytes + ADDRESS_SPACE)
     if setup.total_cpu_seconds:
         _limit(resource.RLIMIT_CPU, setup.total_cpu_seconds)
     gc.freeze()  # the nursery's objects stay in pages that all decoders share
@@ -39,6 +41,12 @@ def confine(setup: Setup, sandbox: Sandbox | None) -> None:
 def grant_cpu(seconds: float) -> None:
     """Processor time from here to the next grant; the kernel ends the process when it is spent."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _writable_bytes() -> int:
+    """What RLIMIT_DATA counts, as far as it is used up before the first job."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[5]) * resource.getpagesize()
 
 
 def _limit(kind: int, value: int) -> None:

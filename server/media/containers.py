@@ -20,7 +20,7 @@ OPTIONS = {
     "max_streams": str(STREAMS),
 }
 # One packet tells all that is needed; more would hold pictures back, and so would parsers.
-AT_ONCE = {"probesize": "32", "analyzeduration": "0", "fpsprobesize": "0", "fflags": "nobuffer+noparse+nofillin"}
+AT_ONCE = {"probesize": "32", "analyzeduration": "0", "fpsprobesize": "0", "fflags": "noparse+nofillin"}
 QUARTER_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 

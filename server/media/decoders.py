@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from protocol.errors import NoSandbox
+from protocol.errors import BadMedia, LonglookError, NoSandbox, NoVideo, TooLarge, UnsupportedMedia
 from server.media.jobs import PREFIX, Done, Failed, Job, Result, Setup, decode_result, framed
 from server.media.nursery import MESSAGE_BYTES, Kill, Reply, Spawn, decode_reply, encode
 
@@ -24,8 +24,18 @@ STOP_DEADLINE_S = 5.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
+REFUSALS: dict[str, type[LonglookError]] = {
+    error.code: error for error in (BadMedia, NoVideo, TooLarge, UnsupportedMedia)
+}
+
+
 class DecoderLost(Exception):
     """The decoder process crashed, hung past its deadline, or spoke nonsense; it has been killed."""
+
+
+def refusal(failed: Failed) -> LonglookError:
+    """What a decoder's refusal is to the client."""
+    return REFUSALS.get(failed.code, BadMedia)(failed.message)
 
 
 class Nursery:

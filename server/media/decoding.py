@@ -94,7 +94,7 @@ class JobDecoder:
         except DAMAGED:
             yield Failed(code="bad_media", message="the bytes cannot be decoded")
         except MemoryError:
-            yield Failed(code="bad_media", message="decoding needs more memory than is allowed")
+            yield Failed(code="too_large", message="decoding needs more memory than is allowed")
 
     def _run(self, job: Job) -> Iterator[Result]:
         match job:

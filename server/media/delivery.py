@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +14,24 @@ import msgspec
 from protocol.errors import BadMedia, LonglookError, NotFound, Replaced, SessionClosed
 from server.faults import error_event, notice_event
 from server.journal.recorder import Recorder
-from server.media.decoders import Decoder, DecoderLost, Nursery
+from server.media.continuity import Continuity
+from server.media.decoders import Decoder, DecoderLost, Nursery, refusal
 from server.media.inbox import Entry, Inbox
-from server.media.jobs import Done, Failed, Job, PictureOut, Result, Setup, SoundOut, Still, Unit
+from server.media.jobs import (
+    Done,
+    Encoded,
+    Failed,
+    Job,
+    Jumped,
+    PictureOut,
+    Preamble,
+    Result,
+    Setup,
+    Slice,
+    SoundOut,
+    Still,
+    Unit,
+)
 from server.media.publisher import LanePublisher
 from server.media.tally import Tally
 from server.media.tracks import Track
@@ -34,6 +50,16 @@ class Listener(Protocol):
 
     def replaced(self) -> None:
         """Another connection feeds the session now."""
+
+
+class WayIn(Listener, Protocol):
+    """What a delivery tells the session's way in."""
+
+    def streamed(self, count: int, t_ms: int | None) -> None:
+        """A slice held ``count`` pictures, the newest of those sampled at ``t_ms``."""
+
+    def went(self, media: PictureOut | SoundOut) -> None:
+        """A picture or a piece of sound is in its lane."""
 
 
 @dataclass(eq=False)
@@ -59,7 +85,8 @@ class Delivery:
         limits: Limits,
         tally: Tally,
         recorder: Recorder,
-        listener: Listener,
+        listener: WayIn,
+        continuity: Continuity | None = None,
     ) -> None:
         self._setup = setup
         self._publisher = publisher
@@ -68,6 +95,7 @@ class Delivery:
         self._tally = tally
         self._recorder = recorder
         self._listener = listener
+        self._continuity = continuity or Continuity()
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
         self._wanted: dict[int, list[Work]] = {}  # of each track the waiting units whose pictures are to be delivered
@@ -128,7 +156,7 @@ class Delivery:
             await self._give_back()
 
     def _supersede(self, track: int, work: Work) -> None:
-        """Only the oldest and the newest are delivered: were it the newest alone, a late decoder would never get there."""
+        """Only the oldest and the newest are delivered: of the newest alone, a late decoder would never see any."""
         waiting = self._wanted.setdefault(track, [])
         if len(waiting) > 1:
             before = waiting.pop()
@@ -142,7 +170,7 @@ class Delivery:
         if work.track is not None and work in (waiting := self._wanted.get(work.track.number, [])):
             waiting.remove(work)
         try:
-            await self._deliver(work, await self._decode(work.job))
+            await self._deliver(work)
         except LonglookError as failed:
             error = failed
             await self._refuse(work, failed)
@@ -152,52 +180,83 @@ class Delivery:
         if work.track is not None and work.sequence is not None:
             work.track.pending -= 1
             work.track.finished = work.sequence
-        if isinstance(work.job, Still | Unit):
+        if isinstance(work.job, Still | Encoded):
             self.arrived(work.job.t_ms)
         settle(work, error)
 
-    async def _decode(self, job: Job) -> list[Result]:
+    async def _deliver(self, work: Work) -> None:
+        """Decode, and append what comes out. An error of the lanes' is raised when all results are read."""
+        error: LonglookError | None = None
+        sampled_ms: int | None = None
+        async with aclosing(self._decode(work.job)) as results:
+            async for result in results:
+                if isinstance(result, PictureOut):
+                    sampled_ms = result.t_ms
+                if isinstance(work.job, Slice) and isinstance(result, Done):
+                    self._listener.streamed(result.pictures, sampled_ms)
+                if error is None:
+                    try:
+                        await self._hand_on(work, result)
+                    except LonglookError as failed:
+                        error = failed
+        if error is not None:
+            raise error
+
+    async def _decode(self, job: Job) -> AsyncGenerator[Result, None]:
         try:
             if self._decoder is None:
                 self._decoder = await self._nursery.spawn(self._setup)
-            return [result async for result in self._decoder.run(job, self._limits.decode_s)]
+            prepared = self._continuity.prepared(job) if isinstance(job, Encoded) else job
+            async for result in self._decoder.run(prepared, self._limits.decode_s):
+                yield result
         except DecoderLost as lost:
             self._decoder = None
             self._tally.decoder_lost()
+            for track in self._continuity.lost():
+                self._ask_keyframe(track, wanted=True)
             raise BadMedia("the decoder was lost over this chunk") from lost
 
-    async def _deliver(self, work: Work, results: list[Result]) -> None:
-        for result in results:
-            match result:
-                case PictureOut():
-                    await self._publisher.picture(result, work.arrived_at)
-                    self._recorder.frame(result.jpeg, result.t_ms, result.track)
-                    self._tally.went(work.arrived_at, time.time())
-                case SoundOut():
-                    await self._publisher.sound(result, work.arrived_at)
-                    self._tally.sound(len(result.pcm))
-                case Failed():
-                    raise BadMedia(result.message)
-                case Done() if isinstance(work.job, Unit) and work.track is not None:
-                    self._ask_keyframe(work.job, work.track, wanted=result.need_keyframe)
+    async def _hand_on(self, work: Work, result: Result) -> None:
+        match result:
+            case PictureOut():
+                await self._publisher.picture(result, work.arrived_at)
+                self._recorder.frame(result.jpeg, result.t_ms, result.track)
+                self._tally.went(work.arrived_at, time.time())
+                self._listener.went(result)
+            case SoundOut():
+                await self._publisher.sound(result, work.arrived_at)
+                self._tally.sound(len(result.pcm))
+                self._listener.went(result)
+            case Preamble() if isinstance(work.job, Encoded):
+                await self._continuity.found(result)
+                self._recorder.preamble(result.form, result.data, work.job.t_ms, result.track)
+            case Jumped():
+                data = {"track": result.track, "gap_ms": 0, "jump_ms": result.jump_ms}
+                self._listener.tell(notice_event("discontinuity", "the stream's own time jumped", data))
+            case Failed():
+                raise refusal(result)
+            case Done() if isinstance(work.job, Encoded):
+                if result.need_keyframe:
+                    self._forgo(work)
+                self._ask_keyframe(work.job.track, wanted=result.need_keyframe)
 
-    def _ask_keyframe(self, job: Unit, track: Track, *, wanted: bool) -> None:
-        if wanted:
-            self._tally.dropped("no_keyframe")
-            if job.keep:
-                track.sampler.forgive()
-            if not track.keyframe_wanted:
-                message = "send a key frame: what came since the last one cannot be decoded"
-                self._listener.tell(notice_event("need_keyframe", message, {"track": track.number}))
-        track.keyframe_wanted = wanted
+    def _forgo(self, work: Work) -> None:
+        self._tally.dropped("no_keyframe")
+        if isinstance(work.job, Unit) and work.job.keep and work.track is not None:
+            work.track.sampler.forgive()
+
+    def _ask_keyframe(self, track: int, *, wanted: bool) -> None:
+        if self._continuity.wants_keyframe(track, wanted):
+            message = "send a key frame, or begin the stream again: what came since the last one cannot be decoded"
+            self._listener.tell(notice_event("need_keyframe", message, {"track": track}))
 
     async def _refuse(self, work: Work, error: LonglookError) -> None:
         if isinstance(error, NotFound | SessionClosed | Replaced):
             await self._abandon(error)
             return
-        if isinstance(work.job, Still | Unit):
+        if isinstance(work.job, Still | Encoded):
             self._tally.dropped(error.code)
-            if work.track is not None and work.sequence is not None:
+            if work.track is not None and work.sequence is not None and not isinstance(work.job, Slice):
                 work.track.sampler.forgive()
         if work.settled is None:
             number = None if work.track is None else work.track.number
@@ -217,6 +276,7 @@ class Delivery:
 
     async def _give_back(self) -> None:
         decoder, self._decoder = self._decoder, None
+        self._continuity.lost()
         if decoder is not None:
             await decoder.close()
 

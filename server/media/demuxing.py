@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import av
+import msgspec
 
 from server.media.confinement import grant_cpu
 from server.media.containers import accepted_sound, accepted_video, open_container, too_large, upright
 from server.media.coroutines import Reader
 from server.media.jobs import Jumped, PictureOut, Preamble, Result, Setup, StreamForm
+from server.media.looks import look_of_frame
 from server.media.preambles import StreamRefused
 from server.media.sampler import Sampler
 from server.media.sounds import SoundTrack
@@ -87,7 +89,8 @@ class Demuxing:
         if self._sampler.keep(t_ms):
             jpeg = frame_to_jpeg(frame, self._setup, upright(frame))
             width, height = self._setup.width, self._setup.height
-            yield PictureOut(track=self.preamble.track, t_ms=t_ms, width=width, height=height, jpeg=jpeg)
+            look = look_of_frame(frame)
+            yield PictureOut(track=self.preamble.track, t_ms=t_ms, width=width, height=height, jpeg=jpeg, look=look)
 
     def _audio(self, packet: av.Packet[av.stream.Stream]) -> Iterator[Result]:
         try:
@@ -111,5 +114,5 @@ class Demuxing:
             yield Jumped(track=self.preamble.track, jump_ms=round(zero_ms + media_ms - self._now_ms))
             zero_ms = self._now_ms - media_ms
         if zero_ms != self.preamble.zero_ms:
-            self.preamble = Preamble(track=self.preamble.track, data=self.preamble.data, zero_ms=zero_ms)
+            self.preamble = msgspec.structs.replace(self.preamble, zero_ms=zero_ms)
             yield self.preamble

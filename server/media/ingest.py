@@ -9,15 +9,34 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from protocol.errors import BadMedia, BadRequest, Conflict, Replaced, TooLarge
 from protocol.messages import IngestStats
 from server.faults import notice_event
 from server.journal.recorder import Recorder
 from server.media.clock import BackwardTime, SessionClock, Stamp
+from server.media.continuity import Continuity
 from server.media.decoders import Nursery
 from server.media.delivery import Delivery, Listener, Work
 from server.media.headers import picture_size
-from server.media.jobs import Flush, Job, Pcm, Setup, Still, StillCodec, Unit
+from server.media.health import MESSAGES, StreamHealth
+from server.media.jobs import (
+    Flush,
+    Job,
+    Pcm,
+    PictureOut,
+    Setup,
+    Slice,
+    SoundCodec,
+    SoundOut,
+    SoundUnit,
+    Still,
+    StillCodec,
+    StreamForm,
+    Unit,
+    VideoCodec,
+)
 from server.media.publisher import LanePublisher
 from server.media.sampler import Sampler
 from server.media.tally import Tally
@@ -25,6 +44,15 @@ from server.media.tracks import Chunk, Codec, Track
 from server.settings import Limits
 
 STILLS: Mapping[Codec, StillCodec] = {Codec.JPEG: "jpeg", Codec.PNG: "png", Codec.WEBP: "webp"}
+VIDEOS: Mapping[Codec, VideoCodec] = {
+    Codec.H264: "h264",
+    Codec.H265: "h265",
+    Codec.VP8: "vp8",
+    Codec.VP9: "vp9",
+    Codec.AV1: "av1",
+}
+SOUNDS: Mapping[Codec, SoundCodec] = {Codec.OPUS: "opus", Codec.AAC: "aac"}
+STREAMS: Mapping[Codec, StreamForm] = {Codec.MP4: "mp4", Codec.WEBM: "webm"}
 LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 
 
@@ -50,6 +78,7 @@ class Ingest:
         tally: Tally,
         recorder: Recorder,
         lossless: bool,
+        continuity: Continuity | None = None,
     ) -> None:
         self.setup = setup
         self.clock = clock
@@ -62,6 +91,8 @@ class Ingest:
         self._listener: Listener | None = None
         self._pulled: dict[int, Listener] = {}  # tracks of sources, and who hears of them
         self._newest_ms = -1
+        self._health = StreamHealth()
+        self._sliced_ms = -1  # capture time of the newest slice, whose pictures are known once it is decoded
         self._reading_file = False
         self._delivery = Delivery(
             setup=setup,
@@ -71,6 +102,7 @@ class Ingest:
             tally=tally,
             recorder=recorder,
             listener=self,
+            continuity=continuity or Continuity(),
         )
 
     async def run(self) -> None:
@@ -105,6 +137,14 @@ class Ingest:
         if listener is not None:
             listener.tell(event)
 
+    def went(self, media: PictureOut | SoundOut) -> None:
+        """A picture or a piece of sound is in its lane: whoever sends it hears what is wrong with it."""
+        for change in self._health.observe(media):
+            data = {"track": change.track, "state": change.state, "since_ms": change.since_ms, "at_ms": change.at_ms}
+            self.tell(notice_event(change.condition, MESSAGES[change.condition], data))
+            if change.begun:
+                self.tally.condition(change.condition)
+
     def replaced(self) -> None:
         """Another gateway feeds the session."""
         self._dismiss()
@@ -124,7 +164,7 @@ class Ingest:
     # --- media in -----------------------------------------------------------------------------------------------------
 
     def open_track(self, number: int, rate: int, channels: int) -> None:
-        """The form of a track's PCM. Raises BadMedia."""
+        """The form of a track's PCM; other sound says itself what it is. Raises BadMedia."""
         if not LOWEST_RATE <= rate <= HIGHEST_RATE or channels not in (1, 2):
             message = f"PCM is accepted at {LOWEST_RATE} to {HIGHEST_RATE} Hz, mono or stereo"
             raise BadMedia(message, param="rate")
@@ -173,7 +213,7 @@ class Ingest:
         track.take(chunk.sequence, chunk.capture_us)
         form = (track.rate, track.channels)
         self.recorder.media(chunk.codec.name.lower(), chunk.data, t_ms, track.number, chunk.sequence, form)
-        if chunk.codec is not Codec.PCM16:
+        if chunk.codec in STILLS or chunk.codec in VIDEOS:
             self.tally.came(source, now)
         job = self._job(track, chunk, t_ms, continues=continues)
         if job is not None:
@@ -236,6 +276,14 @@ class Ingest:
         """A picture at ``t_ms`` is on its way to the lane."""
         self._newest_ms = max(self._newest_ms, t_ms)
 
+    def streamed(self, count: int, t_ms: int | None) -> None:
+        """A slice held ``count`` pictures, the newest of those sampled at ``t_ms``."""
+        now = time.time()
+        self.tally.came("socket", now, count)
+        if t_ms is not None:
+            self.sampled(t_ms)
+            self.clock.advance(t_ms, now)
+
     def arrived(self, t_ms: int) -> None:
         """A picture that did not come through the inbox is in its lane."""
         self.sampled(t_ms)
@@ -247,12 +295,11 @@ class Ingest:
         Returns:
             Session time of the newest picture in its lane or on the way there, -1 for none.
         """
-        newest_ms = self._newest_ms
         self._delivery.pin()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.ask_s):
-                await self._delivery.until(newest_ms)
-        return newest_ms
+                await self._delivery.until(max(self._newest_ms, self._sliced_ms))
+        return self._newest_ms
 
     # --- how it is ----------------------------------------------------------------------------------------------------
 
@@ -263,7 +310,8 @@ class Ingest:
                 yield track.number, track.settled, track.received
 
     def stats(self) -> IngestStats:
-        return self.tally.stats(time.time(), self.clock)
+        stats = self.tally.stats(time.time(), self.clock)
+        return msgspec.structs.replace(stats, conditions=self._health.conditions)
 
     # --- small steps --------------------------------------------------------------------------------------------------
 
@@ -301,11 +349,18 @@ class Ingest:
         number = track.number
         if chunk.codec is Codec.PCM16:
             return Pcm(track=number, t_ms=t_ms, rate=track.rate, channels=track.channels, data=chunk.data)
+        if chunk.codec in SOUNDS:
+            return SoundUnit(codec=SOUNDS[chunk.codec], track=number, t_ms=t_ms, data=chunk.data)
+        if chunk.codec in STREAMS:
+            self._sliced_ms = max(self._sliced_ms, t_ms)
+            form = STREAMS[chunk.codec]
+            return Slice(form=form, track=number, t_ms=t_ms, data=chunk.data, fresh=not continues)
         keep = track.sampler.keep(t_ms)
         if keep:
             self.sampled(t_ms)
-        if chunk.codec is Codec.H264:
-            return Unit(track=number, t_ms=t_ms, data=chunk.data, keep=keep, fresh=not continues)
+        if chunk.codec in VIDEOS:
+            codec = VIDEOS[chunk.codec]
+            return Unit(codec=codec, track=number, t_ms=t_ms, data=chunk.data, keep=keep, fresh=not continues)
         return Still(codec=STILLS[chunk.codec], track=number, t_ms=t_ms, data=chunk.data) if keep else None
 
     async def _post(self, job: Job, number: int, t_ms: int, now: float, *, wait: bool) -> Posted:

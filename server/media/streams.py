@@ -106,7 +106,7 @@ class StreamTrack:
         data = bytes(self._waiting)
         end = preamble_end(self.form, data)
         if end is not None and end <= self._setup.preamble_bytes:
-            self._preamble = Preamble(track=self._track, data=data[:end], zero_ms=None)
+            self._preamble = Preamble(track=self._track, form=self.form, data=data[:end])
             return data
         if len(data) > self._setup.preamble_bytes:
             raise StreamRefused("too_large", f"an init segment has at most {self._setup.preamble_bytes} bytes")

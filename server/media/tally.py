@@ -28,12 +28,12 @@ class Tally:
         self._dropped: Counter[str] = Counter(before.frames_dropped)
         self._audio_samples = before.audio_ms * PCM_RATE // 1000
 
-    def came(self, source: str, now: float) -> None:
-        """A picture came in by ``source`` (socket, rest, file)."""
-        self._frames_in += 1
+    def came(self, source: str, now: float, count: int = 1) -> None:
+        """Pictures came in by ``source`` (socket, rest, file, source)."""
+        self._frames_in += count
         self._last_frame_at = now
-        self._in.tick(now)
-        self._metrics.frames_received.labels(source).inc()
+        self._in.tick(now, count)
+        self._metrics.frames_received.labels(source).inc(count)
 
     def went(self, arrived_at: float, now: float) -> None:
         """A picture is in its lane."""
@@ -50,6 +50,10 @@ class Tally:
         if count:
             self._dropped[reason] += count
             self._metrics.frames_dropped.labels(reason).inc(count)
+
+    def condition(self, name: str) -> None:
+        """A condition of a stream has begun."""
+        self._metrics.stream_conditions.labels(name).inc()
 
     def decoder_lost(self) -> None:
         self._metrics.decoders_lost.inc()

@@ -20,6 +20,14 @@ class Codec(IntEnum):
     WEBP = 3
     PCM16 = 4
     H264 = 5
+    H265 = 6
+    VP8 = 7
+    VP9 = 8
+    AV1 = 9
+    OPUS = 10
+    AAC = 11
+    MP4 = 12
+    WEBM = 13
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,6 @@ class Track:
     finished: int = -1  # sequence of the newest chunk that left the decoder
     pending: int = 0
     received: int = 0
-    keyframe_wanted: bool = False
     refusing: bool = False  # the newest chunk was refused for its capture time
     _taken: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 

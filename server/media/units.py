@@ -9,21 +9,11 @@ from av.codec.context import Flags
 
 from server.media.codecs import VIDEO
 from server.media.jobs import Done, PictureOut, Preamble, Result, Setup, Unit, VideoCodec
+from server.media.looks import look_of_frame
 from server.media.stills import frame_to_jpeg
 
 MILLISECOND = Fraction(1, 1000)
 HELD = 32  # wanted pictures that the decoder may hold back for reordering: the standard's limit is 16
-
-
-def open_decoder(name: str, setup: Setup, extradata: bytes = b"") -> av.VideoCodecContext:
-    """FFmpeg's decoder of that name: one thread, which holds no picture back, and a limit on pixels."""
-    context = av.CodecContext.create(name, "r")
-    assert isinstance(context, av.VideoCodecContext)  # noqa: S101 - all names are ours
-    context.thread_count = 1  # frame threads would hold back one picture each
-    context.options = {"max_pixels": str(setup.max_video_pixels)}
-    if extradata:
-        context.extradata = extradata
-    return context
 
 
 class UnitTrack:
@@ -48,12 +38,13 @@ class UnitTrack:
             self._parameters = job.preamble.data
         if job.fresh or job.preamble is not None:
             self._lose()
-        if not self._synced and not self._format.starts(job.data):
+        data = job.data if self._synced else self._beginning(job.data)
+        if not data:
             return [Done(need_keyframe=True)]
         self._synced = True
         if job.keep:
             self._wanted = [*self._wanted[1 - HELD :], job.t_ms]
-        packet = av.Packet(job.data)
+        packet = av.Packet(data)
         packet.pts, packet.time_base = job.t_ms, MILLISECOND
         try:
             return [*self._noticed(job.data), *self._pictures(packet), Done()]
@@ -69,13 +60,21 @@ class UnitTrack:
         self._lose()  # a flushed decoder starts again at a key frame
         return pictures
 
+    def _beginning(self, unit: bytes) -> bytes:
+        """The unit with its parameter sets, empty where decoding cannot begin with it."""
+        if not self._format.starts(unit):
+            return b""
+        if self._format.parameters is None or self._format.parameters(unit):
+            return unit
+        return self._parameters + unit if self._parameters else b""
+
     def _noticed(self, unit: bytes) -> list[Result]:
         """The parameter sets where they are new: a later key frame may come without them."""
-        found = self._format.parameters(unit)
+        found = b"" if self._format.parameters is None else self._format.parameters(unit)
         if not found or found == self._parameters or len(found) > self._setup.preamble_bytes:
             return []
         self._parameters = found
-        return [Preamble(track=self._track, data=found)]
+        return [Preamble(track=self._track, form=self.codec, data=found)]
 
     def _pictures(self, packet: av.Packet[av.stream.Stream] | None) -> list[Result]:
         out: list[Result] = []
@@ -85,7 +84,8 @@ class UnitTrack:
             self._wanted.remove(frame.pts)
             jpeg = frame_to_jpeg(frame, self._setup)
             width, height = self._setup.width, self._setup.height
-            out.append(PictureOut(track=self._track, t_ms=frame.pts, width=width, height=height, jpeg=jpeg))
+            look = look_of_frame(frame)
+            out.append(PictureOut(track=self._track, t_ms=frame.pts, width=width, height=height, jpeg=jpeg, look=look))
         return out
 
     def _lose(self) -> None:
@@ -94,6 +94,9 @@ class UnitTrack:
         self._wanted = []
 
     def _open(self) -> av.VideoCodecContext:
-        context = open_decoder(self._format.decoder, self._setup, self._parameters)
+        context = av.CodecContext.create(self._format.decoder, "r")
+        assert isinstance(context, av.VideoCodecContext)  # noqa: S101 - all names are ours
+        context.thread_count = 1  # frame threads would hold back one picture each
         context.flags |= Flags.low_delay
+        context.options = {"max_pixels": str(self._setup.max_video_pixels)}
         return context

@@ -12,8 +12,8 @@ from typing import IO, Literal
 
 import msgspec
 
-from protocol.errors import BadMedia, LonglookError, NoVideo, TooLarge, UnsupportedMedia
-from server.media.decoders import Decoder, DecoderLost, Nursery
+from protocol.errors import BadMedia, LonglookError, TooLarge, UnsupportedMedia
+from server.media.decoders import Decoder, DecoderLost, Nursery, refusal
 from server.media.headers import sniff_file
 from server.media.ingest import Ingest
 from server.media.jobs import Done, Failed, File, Opened, PictureOut, Result, SoundOut
@@ -21,9 +21,6 @@ from server.settings import Limits
 
 Pace = Literal["fast", "realtime"]
 SNIFF_BYTES = 512
-REFUSALS: dict[str, type[LonglookError]] = {
-    error.code: error for error in (BadMedia, NoVideo, TooLarge, UnsupportedMedia)
-}
 
 
 @dataclass(frozen=True)
@@ -138,9 +135,8 @@ class FileFeed:
         else:
             await ingest.publisher.sound(result, now, lossless=True)
             ingest.tally.sound(len(result.pcm))
+        ingest.went(result)
 
 
 def _refusal(result: Result) -> LonglookError:
-    if isinstance(result, Failed):
-        return REFUSALS.get(result.code, BadMedia)(result.message)
-    return BadMedia("the file cannot be read")
+    return refusal(result) if isinstance(result, Failed) else BadMedia("the file cannot be read")

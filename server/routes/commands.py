@@ -22,7 +22,7 @@ class Command(msgspec.Struct, frozen=True, tag_field="type"):
 
 class TrackOpen(Command, frozen=True, tag="track.open"):
     track: int
-    codec: Literal["jpeg", "png", "webp", "pcm16", "h264"]
+    codec: Literal["jpeg", "png", "webp", "pcm16", "h264", "h265", "vp8", "vp9", "av1", "opus", "aac", "mp4", "webm"]
     rate: int = 16_000
     channels: int = 1
 

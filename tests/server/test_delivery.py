@@ -14,7 +14,7 @@ from server.journal.recorder import NoRecorder
 from server.media.clock import SessionClock
 from server.media.decoders import Nursery
 from server.media.delivery import Delivery, Work
-from server.media.jobs import Done, Job, PictureOut, Result, Setup, Unit
+from server.media.jobs import Done, Job, PictureOut, Result, Setup, SoundOut, Unit
 from server.media.publisher import LanePublisher
 from server.media.sampler import Sampler
 from server.media.tally import Tally
@@ -55,7 +55,13 @@ class Stage:
     def tell(self, event: Mapping[str, Any]) -> None:
         raise AssertionError(event)
 
+    def went(self, media: PictureOut | SoundOut) -> None:
+        assert media.t_ms in self.published
+
     def replaced(self) -> None:
+        raise AssertionError
+
+    def streamed(self, count: int, t_ms: int | None) -> None:
         raise AssertionError
 
 
