@@ -1,8 +1,10 @@
 """Frames per second of one stream: the engine beside `transformers`, on one machine, with the same weights and pixels.
 
     python -m bench.engine --device cpu [--model mini] [--threads 2] [--repeats 3] [--json [PATH]]
+    python -m bench.engine --device cuda [--seconds 60] [--profile PATH] [--json [PATH]]
 
-Arms, each fed the same pictures one by one:
+On a GPU: what it does with many streams at once, on a model of the Qwen2.5-VL-7B shape (see `bench/card.py`). On a CPU,
+arms, each fed the same pictures one by one:
 - `full`: the engine, keeping every frame as transformers does;
 - `window`: the engine under policy `window`, with a trunk of at most 1,024 tokens;
 - `transformers`: sdpa attention, DynamicCache, explicit position ids, decoder without the language head.
@@ -20,14 +22,18 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.arms import Arm, EngineArm, Picture, Stages, TransformersArm
+from bench.card import Card, Load
 from bench.machine import Facts, machine
+from bench.random_model import random_checkpoint
 from workers.models.checkpoint import Checkpoint, open_checkpoint, save_model
 from workers.models.families import read_config
 from workers.models.hub import resolve
@@ -37,6 +43,7 @@ KEYS = (500, 1_000, 2_000, 4_000)
 AROUND = 6
 FULL_BUDGET, WINDOW_BUDGET = 6_144, 1_360  # with what is left beside it, the window's trunk is 1,024 tokens
 RESULTS = Path(__file__).resolve().parent / "results"
+DEFAULT = RESULTS / "engine-DEVICE.json"
 
 Runs = dict[str, list[list[Stages]]]
 
@@ -45,18 +52,37 @@ def main() -> None:
     arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
     facts = machine(arguments.device, arguments.threads)
-    dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
+    if arguments.device == "cuda":
+        _on_card(arguments, facts)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         source, folder = resolve(arguments.model), Path(scratch)
         weights = _spell_out(source, folder)
-        checkpoint = open_checkpoint(folder, arguments.device, dtype)
+        checkpoint = open_checkpoint(folder, arguments.device, torch.float32)
         runs = _measure(_arms(folder, checkpoint, arguments.device), arguments.repeats, checkpoint.pixels.side)
-    facts |= {"model": arguments.model, "weights": weights, "dtype": str(dtype), "repeats": arguments.repeats}
+    facts |= {"model": arguments.model, "weights": weights, "dtype": "torch.float32", "repeats": arguments.repeats}
     report = _report(facts, runs)
     _print(report)
+    _write(arguments, asdict(report))
+
+
+def _on_card(arguments: argparse.Namespace, facts: Facts) -> None:
+    load = Load(seconds=arguments.seconds)
+    checkpoint = random_checkpoint("cuda", torch.bfloat16)
+    with ExitStack() as files:
+        log = files.enter_context(arguments.profile.open("w")) if arguments.profile else None
+        figures = Card(checkpoint, load, None if log is None else log.write).measure()
+    facts |= {"model": "Qwen2.5-VL-7B shape", "weights": "random", "dtype": "torch.bfloat16"}
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    _write(arguments, {"machine": facts, "load": asdict(load), "figures": figures, "arms": {}})
+
+
+def _write(arguments: argparse.Namespace, report: dict[str, Any]) -> None:
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(asdict(report)) + "\n")
+        path = RESULTS / f"engine-{arguments.device}.json" if arguments.json is DEFAULT else arguments.json
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report) + "\n")
 
 
 def _spell_out(source: Path, folder: Path) -> str:
@@ -172,10 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3)
-    default = RESULTS / "engine-cpu.json"
-    parser.add_argument(
-        "--json", type=Path, nargs="?", const=default, help=f"also write the report (default: {default})"
-    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long ingest is sustained on a GPU")
+    parser.add_argument("--profile", type=Path, help="also write where a GPU's time goes")
+    where = f"also write the report (default: {RESULTS}/engine-DEVICE.json)"
+    parser.add_argument("--json", type=Path, nargs="?", const=DEFAULT, help=where)
     return parser
 
 

@@ -36,13 +36,13 @@ class Pace:
 
     def stepped(self, heard: Heard | None) -> None:
         """A step is under way. Tells what was heard in the one before, and waits for that to end."""
-        if not self._ahead:
-            self._heard = heard
-            self.settle()
-            return
         before, self._heard = self._heard, heard
         end, this = self._ends
         this.mark()
+        if not self._ahead:
+            self.settle()
+            this.wait()
+            return
         if before is not None:
             before.tell()
         end.wait()
