@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -37,14 +37,37 @@ AGE_S = 600.0
 EVERY_S = 4.5  # between the questions of the aged session
 BUDGET = 3072
 TOGETHER = 2  # sessions at a time
-ENVIRONMENT = {"LONGLOOK_POOL_TOKENS": str(TOGETHER * BUDGET)}
 
 
-async def watch(client: AsyncClient, clip: Clip, *, blind: bool) -> list[Verdict]:
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """How the server is to keep a stream: its `model` (None: the bundled one), `policy`, `budget`, and what it `drop`s.
+
+    `groups` is into how many groups of heads a layer is divided, each of which keeps tokens of its own.
+    """
+
+    model: str | None
+    policy: str
+    budget: int
+    drop: int
+    groups: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "LONGLOOK_POOL_TOKENS": str(TOGETHER * self.budget),
+            "LONGLOOK_DROP_THRESHOLD": str(self.drop),
+            "LONGLOOK_HEAD_GROUPS": str(self.groups),
+        }
+
+
+async def watch(client: AsyncClient, clip: Clip, arm: Arm, *, blind: bool) -> list[Verdict]:
     """Verdicts on a video's questions, each asked between the pictures before its time and those after it."""
     pending = list(clip.questions)
     asked: list[tuple[Question, AsyncAnswer]] = []
-    opened = await client.create_session(wait=120.0, fps=1.0, budget_tokens=BUDGET, policy="window", ingest="complete")
+    opened = await client.create_session(
+        wait=120.0, fps=1.0, budget_tokens=arm.budget, policy=arm.policy, ingest="complete"
+    )
     async with opened as session, session.live() as live:
         units = camera(clip, blind=blind)
         while (unit := await asyncio.to_thread(next, units, None)) is not None:
@@ -71,24 +94,24 @@ def camera(clip: Clip, *, blind: bool) -> Iterator[tuple[float, bytes]]:
         yield number / RATE, unit
 
 
-async def run(parts: list[str], seed: int, count: int, model: str | None) -> dict[str, list[Verdict]]:
+async def run(parts: list[str], seed: int, count: int, arm: Arm) -> dict[str, list[Verdict]]:
     """Verdicts of each part, all on one server."""
     verdicts: dict[str, list[Verdict]] = {}
     with tempfile.TemporaryDirectory(prefix="longlook-bench-") as folder:
-        async with serving(Path(folder) / "serve.log", model=model, environment=ENVIRONMENT) as server:
+        async with serving(Path(folder) / "serve.log", model=arm.model, environment=arm.environment) as server:
             for part in parts:
                 aged = part == "aged"
                 shown = [long_clip(seed, 5 * count, AGE_S, EVERY_S)] if aged else clips(seed, count)
-                verdicts[part] = await _all(server.client, shown, part)
+                verdicts[part] = await _all(server.client, shown, part, arm)
     return verdicts
 
 
-async def _all(client: AsyncClient, shown: list[Clip], part: str) -> list[Verdict]:
+async def _all(client: AsyncClient, shown: list[Clip], part: str, arm: Arm) -> list[Verdict]:
     room, verdicts = asyncio.Semaphore(TOGETHER), list[Verdict]()
 
     async def one(clip: Clip) -> None:
         async with room:
-            verdicts.extend(await watch(client, clip, blind=part == "blind"))
+            verdicts.extend(await watch(client, clip, arm, blind=part == "blind"))
         right = sum(verdict.right for verdict in verdicts)
         print(f"{part}: {right} of {len(verdicts)} right", file=sys.stderr)
 
@@ -105,11 +128,18 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--model", help="default: the bundled model")
+    parser.add_argument("--policy", default="window")
+    parser.add_argument("--budget", type=int, default=BUDGET, help="tokens of a session")
+    parser.add_argument(
+        "--drop", type=int, default=0, help="the engine's --drop-threshold: 0 keeps all of every picture"
+    )
+    parser.add_argument("--head-groups", type=int, default=1, help="groups of heads that keep tokens of their own")
     parser.add_argument("--json", action="store_true", help="everything, not the summary alone")
     parser.add_argument("--out", type=Path, help="also write everything to this file")
     wanted = parser.parse_args()
     began = time.monotonic()
-    verdicts = asyncio.run(run(wanted.parts.split(","), wanted.seed, wanted.clips, wanted.model))
+    arm = Arm(wanted.model, wanted.policy, wanted.budget, wanted.drop, wanted.head_groups)
+    verdicts = asyncio.run(run(wanted.parts.split(","), wanted.seed, wanted.clips, arm))
     parts = {part: summary(told) for part, told in verdicts.items()}
     result = {
         "command": "python -m bench.quality " + " ".join(sys.argv[1:]),

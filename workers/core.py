@@ -16,7 +16,7 @@ from torch import Tensor
 Pages = NDArray[np.int32]  # [layers, groups, n]: page ids in each plane of the pool
 Slots = NDArray[np.int64]  # [layers, groups, n]: page id * page size + place in the page
 Positions = NDArray[np.int64]  # [3, n]: time, height, width
-Turn = Callable[[Tensor, Tensor], Tensor]  # vectors [n, heads, dim] rotated on by int64 [n] positions, as in the model
+Turn = Callable[[Tensor, Tensor], Tensor]  # vectors [n, heads, dim] rotated on by int64 [n], or [3, n], positions
 
 
 class Kind(enum.IntEnum):

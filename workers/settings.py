@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     pool_tokens: int | None = Field(default=None, description="KV slots of all sessions together; default: by device")
     step_tokens: int | None = Field(default=None, description="decoder tokens in one step; default: by device")
     step_pictures: int | None = Field(default=None, description="pictures to encode in one step; default: by device")
+    slo_itl_ms: float | None = Field(
+        default=None, gt=0, description="steps are measured at start, and sized so that tokens come at least so often"
+    )
+    head_groups: int | None = Field(default=None, ge=1, description="groups of KV heads that keep their own tokens")
     drop_threshold: int | None = Field(
         default=None, ge=0, le=255, description="patches whose colours changed by no more are not kept; 0: all are"
     )
@@ -55,9 +59,9 @@ class Settings(BaseSettings):
     def engine_arguments(self) -> list[str]:
         """What the engine process is started with."""
         options = ("model", "revision", "cache_dir", "device", "dtype", "trained_length")
-        sizes = ("pool_tokens", "step_tokens", "step_pictures", "drop_threshold", "threads")
+        sizes = ("pool_tokens", "step_tokens", "step_pictures", "slo_itl_ms", "threads")
         arguments: list[str] = []
-        for name in (*options, *sizes):
+        for name in (*options, *sizes, "head_groups", "drop_threshold"):
             value = getattr(self, name)
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]

@@ -27,6 +27,7 @@ from protocol.ids import EntryId
 from protocol.leases import LaneBatch, LaneEntry, Lease
 from protocol.messages import Lane, WorkerCard
 from protocol.placement import Fate
+from workers.capacity import sessions_admitted
 from workers.engine.client import EngineDied
 from workers.engine.messages import Failed, Ready, Stats, Working
 from workers.feed import Engine
@@ -231,11 +232,12 @@ class Worker:
         await self._bus.placement.advertise(self._card(), held)
 
     def _card(self) -> WorkerCard:
+        rates = [owner.lease.spec.fps for owner in self._owned.values()]
         return WorkerCard(
             worker_id=self._worker_id,
             model=self._engine.ready.card,
             capacity_tokens=self._engine.ready.capacity_tokens,
-            max_sessions=self._settings.max_sessions,
+            max_sessions=sessions_admitted(rates, self._engine.ready.frame_seconds, self._settings.max_sessions),
             draining=self._draining,
         )
 

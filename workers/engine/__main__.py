@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from workers.engine.calibration import calibrated
 from workers.engine.engine import Engine
 from workers.engine.messages import Event
 from workers.engine.process import serve
@@ -41,15 +42,19 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
     cuda = arguments.device == "cuda"
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.bfloat16 if cuda else torch.float32
     folder = resolve(arguments.model, revision=arguments.revision, cache=arguments.cache_dir, offline=arguments.offline)
+    target = arguments.slo_itl_ms
     settings = EngineSettings(
         name=folder.name if Path(arguments.model).expanduser().is_dir() else arguments.model,
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
-        step_tokens=arguments.step_tokens or (2_048 if cuda else 128),
-        step_pictures=arguments.step_pictures or (16 if cuda else 1),
+        step_tokens=arguments.step_tokens or (2_048 if cuda or target else 128),
+        step_pictures=arguments.step_pictures or (16 if cuda or target else 1),
+        head_groups=arguments.head_groups,
         drop_threshold=arguments.drop_threshold,
         trained_length=arguments.trained_length,
     )
     checkpoint = open_checkpoint(folder, arguments.device, dtype)
+    if target:
+        settings = calibrated(checkpoint, settings, target / 1000)
     engine = Engine(checkpoint, settings, lambda frame: ring.pixels(frame.slot, frame.height, frame.width), emit)
     engine.warm()
     return engine
@@ -74,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--pool-tokens", type=int, help="KV slots for all sessions together")
     sizes.add_argument("--step-tokens", type=int, help="decoder tokens in one step")
     sizes.add_argument("--step-pictures", type=int, help="pictures through the vision encoder in one step")
+    sizes.add_argument("--slo-itl-ms", type=float, help="measure steps, and let none between two tokens take longer")
+    sizes.add_argument("--head-groups", type=int, default=1, help="groups of KV heads that keep tokens of their own")
     sizes.add_argument(
         "--drop-threshold", type=int, default=0, help="patches that changed by no more (of 255) are dropped"
     )

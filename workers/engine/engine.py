@@ -12,6 +12,7 @@ from workers.attention.choice import attention_for
 from workers.core import Attention, KVShape, KVStore, Turn
 from workers.engine.answers import Emit, Voice
 from workers.engine.batch import Runner
+from workers.engine.fairness import Governor
 from workers.engine.graphs import Capturable, DecodeGraphs
 from workers.engine.incoming import Frame
 from workers.engine.messages import (
@@ -34,17 +35,19 @@ from workers.engine.pace import Pace
 from workers.engine.scheduler import StepLimits
 from workers.engine.session import Session, taken
 from workers.engine.settings import EngineSettings
-from workers.engine.stepper import Pixels, Stepper
+from workers.engine.stepper import Counters, Pixels, Stepper
 from workers.engine.timeline import Bounds
 from workers.memory.facts import Facts
 from workers.memory.policies import POLICIES
 from workers.memory.pool import PagePool, PoolExhausted
 from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
+from workers.models.errors import UnsupportedModel
 from workers.models.rope import Rope, rotate
 from workers.perception.changes import ChangeFilter, look
 from workers.perception.vision import Eye
 
+CAPACITY = 0.85  # seconds of frames' work in a second: the rest is for answers, and for what nobody foresees
 MakeAttention = Callable[[KVStore, Turn], Attention]
 
 
@@ -59,8 +62,8 @@ class Engine:
         emit: Emit,
         make_attention: MakeAttention | None = None,
         now: Callable[[], float] = time.monotonic,
-    ) -> None:
         ahead: bool | None = None,
+    ) -> None:
         """`pixels` gives a pushed frame's picture; it is read once, before the frame's FrameTaken.
 
         `ahead`: the device is given a step before the host has read what was drawn in the one before, so that neither
@@ -83,6 +86,7 @@ class Engine:
         device = self.pool.store.keys.device
         pace = Pace(device, device.type == "cuda" if ahead is None else ahead)
         self._stepper = Stepper(runner, self._eye, pixels, limits, self._say_whose, pace)
+        self._governor = Governor(CAPACITY) if settings.frame_seconds else None
         self._working: list[str] = []
         self._groups = 0
 
@@ -102,17 +106,22 @@ class Engine:
             bytes_per_token=self.pool.page_bytes // self.pool.page_size,
             policies=list(POLICIES),
         )
-        return Ready(card=card, capacity_tokens=tokens)
+        return Ready(card=card, capacity_tokens=tokens, frame_seconds=self._settings.frame_seconds)
 
-    @property
     def warm(self) -> None:
         """Prepares on a GPU what the first pictures and answers would wait for."""
         self._eye.warm()
         if self._graphs is not None:
             self._graphs.warm()
 
+    @property
+    def counters(self) -> Counters:
+        """What was done since the start; they go on counting."""
+        return self._stepper.counters
+
+    @property
     def stats(self) -> StepStats:
-        counters = self._stepper.counters
+        counters = self.counters
         return StepStats(
             steps=counters.steps,
             frames=counters.frames,
@@ -128,6 +137,7 @@ class Engine:
     def step(self) -> bool:
         """One step; False if there was nothing to do. Sessions that are to be alone have their own steps, in turn."""
         sessions = list(self.sessions.values())
+        self._govern()
         together = [session for session in sessions if not session.alone]
         groups = [together, *([session] for session in sessions if session.alone)]
         self._groups += 1
@@ -205,6 +215,16 @@ class Engine:
         aside = min(pages // 4, -(-(4 * self._eye.tokens + 256) // self.pool.page_size))
         return Bounds(pages - aside, self._trained_length, self._settings.reanchor)
 
+    def _govern(self) -> None:
+        """Caps the frame rates of live sessions, at the same height for all, where there is not time for all."""
+        if self._governor is None:
+            return
+        live = [session for session in self.sessions.values() if not session.complete]
+        caps = self._governor.review(self._now(), {session.id: self._settings.frame_seconds for session in live})
+        for session in live:
+            if session.id in caps:
+                session.cap(caps[session.id])
+
     def _changes(self, bounds: Bounds) -> ChangeFilter | None:
         """What drops redundancy. A patch is written again while a trunk of whole frames would still hold it."""
         if not self._settings.drop_threshold:
@@ -223,6 +243,11 @@ class Engine:
         except ValueError:
             self._emit(taken(command, "dropped_invalid"))
             return
+        if self._governor is not None and not session.complete:
+            self._governor.offered(session.id)
+            if not session.thinning.admits(command.t_ms):
+                self._emit(taken(command, "dropped_rate"))
+                return
         seen = look(picture) if self._settings.drop_threshold else None
         session.push(Frame(command, height, width, seen))
 
@@ -246,13 +271,16 @@ class Engine:
 def _pool(checkpoint: Checkpoint, settings: EngineSettings) -> PagePool:
     text = checkpoint.config.text
     weight = checkpoint.model.decoder.embed_tokens.weight
-    shape = KVShape(layers=text.layers, groups=1, heads=text.kv_heads, head_dim=text.head_dim)
+    groups = settings.head_groups
+    if text.kv_heads % groups:
+        raise UnsupportedModel(f"{text.kv_heads} KV heads cannot be divided into {groups} groups")
+    shape = KVShape(layers=text.layers, groups=groups, heads=text.kv_heads // groups, head_dim=text.head_dim)
     pages = settings.pool_tokens // settings.page_size
     return PagePool(shape, pages, settings.page_size, weight.dtype, weight.device)
 
 
 def turn_with(rope: Rope) -> Turn:
-    """Rotates as the model does, all three axes alike."""
+    """Rotates as the model does, all three axes alike or each by its own."""
 
     def turn(vectors: Tensor, by: Tensor) -> Tensor:
         return rotate(vectors, rope.rotation(by.expand(3, -1)))

@@ -19,7 +19,15 @@ import msgspec
 
 from protocol.messages import FinishReason, Message, Mode, ModelCard
 
-Outcome = Literal["prefilled", "dropped_late", "dropped_similar", "dropped_full", "dropped_closed", "dropped_invalid"]
+Outcome = Literal[
+    "prefilled",
+    "dropped_late",
+    "dropped_rate",
+    "dropped_similar",
+    "dropped_full",
+    "dropped_closed",
+    "dropped_invalid",
+]
 
 # --- worker -> engine -------------------------------------------------------------------------------------------------
 
@@ -105,6 +113,7 @@ Command = OpenSession | PushFrame | EndMedia | AskQuestion | RememberTurn | Canc
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     card: ModelCard
     capacity_tokens: int
+    frame_seconds: float = 0.0  # of step time that a frame takes, as measured; 0: unknown
 
 
 class Opened(Message, frozen=True, kw_only=True, tag="opened"):
@@ -129,6 +138,7 @@ class FrameTaken(Message, frozen=True, kw_only=True, tag="frame_taken"):
     """The slot is free again. ``outcome`` says what became of the frame.
 
     ``tokens`` and ``kv_bytes`` are what the session holds after it: tokens in its trunk, bytes of pages in all.
+    ``dropped_rate``: its session comes with more frames than there is time for, and each is capped alike.
     ``dropped_similar``: it brought nothing new, and time went on in the trunk as if it had been written.
     ``dropped_full``: the policy keeps everything and the budget is used up. ``dropped_closed``: its session is gone.
     ``dropped_invalid``: no such slot, or a picture that is empty, too large or too oblong.
@@ -169,7 +179,7 @@ class QuestionDone(Message, frozen=True, kw_only=True, tag="done"):
 
 
 class EngineNotice(Message, frozen=True, kw_only=True, tag="notice"):
-    """Codes: branch_went_live, not_remembered."""
+    """Codes: branch_went_live, not_remembered, frame_rate_lowered, frame_rate_restored."""
 
     session_id: str
     question_id: str = ""

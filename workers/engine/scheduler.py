@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+READING_RATE = 5.0  # tokens a second that a person reads at most (Andes, arXiv:2404.16283, has 4.8)
+SLACK_S = 5.0  # a reader with so much unread text notices no pause
+
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
@@ -16,6 +19,18 @@ class StepLimits:
     tokens: int
     pictures: int
     floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A running answer of which `sent` tokens went out since `since` (seconds on the clock of the steps)."""
+
+    sent: int
+    since: float
+
+    def unread(self, now: float) -> float:
+        """Seconds for which its reader has text to read, without another token."""
+        return max(0.0, self.sent / READING_RATE - (now - self.since))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +53,41 @@ class Upcoming:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step besides a token for every running answer.
+    """What one step does.
 
-    `prompts`: how many tokens of each prompt, 0 for none; `encode` and `frames`: places in the list of frames.
+    `answers`: whether each running answer gets its token; `prompts`: how many tokens of each prompt, 0 for none;
+    `encode` and `frames`: places in the list of frames.
     """
 
+    answers: tuple[bool, ...]
     prompts: tuple[int, ...]
     encode: tuple[int, ...]
     frames: tuple[int, ...]
 
 
-def plan(limits: StepLimits, answers: int, prompts: Sequence[Prompt], frames: Sequence[Upcoming]) -> StepPlan:
+def plan(
+    limits: StepLimits,
+    answers: Sequence[Reading],
+    prompts: Sequence[Prompt],
+    frames: Sequence[Upcoming],
+    now: float = 0.0,
+) -> StepPlan:
     """Running answers first, then prompts in their order, then frames by deadline, whole.
 
-    However little is left, the first prompt gets on and the first frame is taken.
+    Where not everything fits, answers whose readers have enough to read wait. However little is left, the first prompt
+    gets on and the first frame is taken.
     """
-    room = max(limits.tokens - answers, limits.floor)
+    wanted = sum(prompt.tokens for prompt in prompts) + sum(frame.tokens for frame in frames if frame.due)
+    pressed = len(answers) + wanted > limits.tokens
+    going = tuple(not pressed or reading.unread(now) < SLACK_S for reading in answers)
+    room = max(limits.tokens - sum(going), limits.floor)
     pieces = []
     for prompt in prompts:
         taken = prompt.tokens if prompt.whole and room > 0 else min(prompt.tokens, max(room, 0))
         pieces.append(taken)
         room -= taken
     encode, prefill = _frames(limits, room, frames)
-    return StepPlan(tuple(pieces), encode, prefill)
+    return StepPlan(going, tuple(pieces), encode, prefill)
 
 
 def _frames(limits: StepLimits, room: int, frames: Sequence[Upcoming]) -> tuple[tuple[int, ...], tuple[int, ...]]:

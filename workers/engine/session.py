@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 from workers.core import Kind
 from workers.engine.answers import Answers, Emit, Voice, refusal
+from workers.engine.fairness import Thinning
 from workers.engine.incoming import Frame, Incoming
 from workers.engine.messages import (
     AskQuestion,
@@ -48,6 +50,7 @@ class Session:
         """`changes`: drops patches and frames that are like those before them."""
         self.id, self.complete, self.alone = opened.session_id, opened.complete, opened.alone
         self.frames = Incoming(changes)
+        self.thinning = Thinning()
         self.waiting: list[AskQuestion] = []
         self.turns: deque[RememberTurn] = deque()
         header = voice.chat.header(opened.instructions)
@@ -94,6 +97,14 @@ class Session:
     def push(self, frame: Frame) -> None:
         self.frames.push(frame)
         self._media_ended = False
+
+    def cap(self, rate: float) -> None:
+        """Lets at most `rate` frames a second in from now on, and tells the client where that changes much."""
+        before, self.thinning.rate = self.thinning.rate, rate
+        if math.isinf(rate) and not math.isinf(before):
+            self._notice("frame_rate_restored", "every frame is taken again")
+        elif not math.isinf(rate) and not 0.8 < rate / before < 1.25:
+            self._notice("frame_rate_lowered", f"the worker is full: {rate:.2f} frames a second are taken")
 
     def end_media(self) -> None:
         """No question waits for frames that have not been pushed by now, until one is."""
@@ -150,8 +161,15 @@ class Session:
         text = self.texts.popleft()
         writing = self.timeline.text(text.kind, text.spell)
         if writing is None:
-            self._emit(EngineNotice(session_id=self.id, code="not_remembered", message="too long for the memory"))
+            self._notice("not_remembered", "too long for the memory")
         return writing
+
+    def demand(self) -> tuple[Trunk, int]:
+        """The trunk, and how many pages it may have at most if the next frame is to be written."""
+        frame = self.frames.next
+        if frame is None:
+            return self.trunk, self.timeline.bounds.pages
+        return self.timeline.demand(frame.command.t_ms, frame.height, frame.width, frame.patches)
 
     def draw_frame(self) -> tuple[Frame, Writing | None]:
         """The next frame, under way; without a writing if the policy makes no room for it, which is reported."""
@@ -170,6 +188,9 @@ class Session:
         else:
             self.frames.lost()
         self._emit(taken(frame.command, outcome, tokens=self.trunk.tokens, kv_bytes=self.kv_bytes))
+
+    def _notice(self, code: str, message: str) -> None:
+        self._emit(EngineNotice(session_id=self.id, code=code, message=message))
 
     def _remember(self, question: str, answer: tuple[int, ...]) -> None:
         tokens = len(self._chat.remembered(self.timeline.clock, question, answer))

@@ -11,8 +11,10 @@ class EngineSettings:
 
     `pool_tokens`: KV slots of the whole pool. `step_tokens`, `step_pictures`: what one step may take through decoder
     and vision tower; `floor_tokens`: what is left of it for prompts and frames however many answers run.
-    `drop_threshold`: by how much of 255 a patch's colours must have changed since it was last kept, to be kept again;
-    0 keeps all of every frame. `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
+    `frame_seconds`: what a frame costs, as measured; 0: unknown, and then nothing hangs on it. `head_groups`: into how
+    many groups a layer's KV heads are divided; under policies that select tokens, each group keeps its own.
+    `drop_threshold`: a patch is kept again if its colours changed by more than so much of 255 since it was last kept; 0
+    keeps all of every frame. `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
     """
 
     name: str = "model"
@@ -22,6 +24,8 @@ class EngineSettings:
     step_tokens: int = 256
     step_pictures: int = 4
     floor_tokens: int = 64
+    frame_seconds: float = 0.0
+    head_groups: int = 1
     drop_threshold: int = 0
     trained_length: int | None = None
     reanchor: bool = True

@@ -6,15 +6,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
-from workers.engine.batch import Following, Runner
+from torch import Tensor
+
+from workers.engine.batch import Following, Runner, Work
 from workers.engine.branch import Branch
+from workers.engine.costs import StepCounts
 from workers.engine.incoming import Frame
 from workers.engine.messages import PushFrame
 from workers.engine.pace import Heard, Pace
 from workers.engine.sampler import sample
-from workers.engine.scheduler import Prompt, StepLimits, Upcoming, plan
+from workers.engine.scheduler import Prompt, Reading, StepLimits, Upcoming, plan
 from workers.engine.session import Session
+from workers.memory.trunk import shrink
 from workers.perception.vision import Eye, Picture
 
 Pixels = Callable[[PushFrame], Picture]
@@ -23,14 +28,31 @@ SayWhose = Callable[[Iterable[Session]], None]
 
 @dataclass(slots=True)
 class Counters:
-    """What was done since the start."""
+    """What was done since the start; `pairs` are of a new token and a key in memory that it sees."""
 
     steps: int = 0
+    passes: int = 0
+    tokens: int = 0
+    pairs: int = 0
+    batches: int = 0
+    pictures: int = 0
     frames: int = 0
     decode_tokens: int = 0
     question_tokens: int = 0
     vision_seconds: float = 0.0
     decoder_seconds: float = 0.0
+    compaction_seconds: float = 0.0
+
+    def since(self, before: Counters) -> StepCounts:
+        """What was done since the counters stood as they did `before`."""
+        return StepCounts(
+            passes=self.passes - before.passes,
+            answers=self.decode_tokens - before.decode_tokens,
+            tokens=self.tokens - before.tokens,
+            pairs=(self.pairs - before.pairs) / 1000,
+            batches=self.batches - before.batches,
+            pictures=self.pictures - before.pictures,
+        )
 
 
 class Stepper:
@@ -41,7 +63,8 @@ class Stepper:
     def __init__(
         self, runner: Runner, eye: Eye, pixels: Pixels, limits: StepLimits, say_whose: SayWhose, pace: Pace
     ) -> None:
-        self._runner, self._eye, self._pixels, self._limits = runner, eye, pixels, limits
+        self._runner, self._eye, self._pixels, self.limits = runner, eye, pixels, limits
+        self._begun: WeakKeyDictionary[Branch, float] = WeakKeyDictionary()
         self._say_whose, self._pace = say_whose, pace
         self.counters = Counters()
 
@@ -57,17 +80,20 @@ class Stepper:
         frames = [(session, frame) for session in sessions for frame in session.frames]
         if not (texts or branches or frames):
             return self._pace.settle()
+        running = [branch for _, branch in branches if not branch.unread]
         step = plan(
-            self._limits,
-            answers=len(branches) - len(prompts),
+            self.limits,
+            answers=[self._reading(branch, now) for branch in running],
             prompts=[
                 *(Prompt(session.texts[0].tokens, whole=True) for session in texts),
                 *(Prompt(branch.unread) for _, branch in prompts),
             ],
             frames=[_upcoming(session, frame) for session, frame in frames],
+            now=now,
         )
         counts = {id(branch): count for (_, branch), count in zip(prompts, step.prompts[len(texts) :], strict=True)}
-        answering = [(session, branch, counts.get(id(branch), 1)) for session, branch in branches]
+        counts.update((id(branch), int(goes)) for branch, goes in zip(running, step.answers, strict=True))
+        answering = [(session, branch, counts[id(branch)]) for session, branch in branches]
         writing = [session for session, count in zip(texts, step.prompts, strict=False) if count]
         seeing = [frames[place][0] for place in (*step.encode, *step.frames)]
         self._say_whose([*(session for session, _, count in answering if count), *writing, *seeing])
@@ -75,12 +101,25 @@ class Stepper:
         self._write_texts(writing)
         self._encode([frames[place][1] for place in step.encode])
         self._write_frames([frames[place][0] for place in step.frames])
-        if not (any(step.prompts) or step.encode or step.frames or len(branches) > len(prompts)):
+        if not (any(step.answers) or any(step.prompts) or step.encode or step.frames):
             return self._pace.settle()
         self.counters.steps += 1
+        self._pace.stepped(heard)
         return True
 
-        self._pace.stepped(heard)
+    def _reading(self, branch: Branch, now: float) -> Reading:
+        """What a running answer's reader has; its first tokens were told a step ago."""
+        sent = len(branch.answer) - len(branch.question.prefix)
+        return Reading(sent, self._begun.setdefault(branch, now) if sent else now)
+
+    def _run(self, works: Sequence[Work]) -> Tensor:
+        """A pass through the decoder, counted."""
+        self.counters.passes += 1
+        self.counters.tokens += sum(len(work.tokens) for work in works)
+        self.counters.pairs += sum(len(work.tokens) * sum(part.tokens for part in work.parts) for work in works)
+        with self._timed("decoder_seconds"):
+            return self._runner.run(works)
+
     def _say(self, wanted: Sequence[tuple[Session, Branch, int]]) -> Heard | None:
         """Running answers and questions, of all sessions, in one pass."""
         sayings = []
@@ -89,8 +128,8 @@ class Stepper:
             sayings += [(session, saying) for saying in session.answers.draw(mine)]
         if not sayings:
             return None
+        logits = self._run([saying.work for _, saying in sayings])
         with self._timed("decoder_seconds"):
-            logits = self._runner.run([saying.work for _, saying in sayings])
             heard = [(session, saying) for session, saying in sayings if saying.work.wanted]
             drawn = sample(logits, [saying.branch.sampler for _, saying in heard])
         following = {id(saying): Following(drawn, row) for row, (_, saying) in enumerate(heard)}
@@ -107,26 +146,28 @@ class Stepper:
         writings = [(session, writing) for session, writing in drawn if writing is not None]
         if not writings:
             return
-        with self._timed("decoder_seconds"):
-            self._runner.run([writing.work for _, writing in writings])
+        self._run([writing.work for _, writing in writings])
         for session, writing in writings:
             session.timeline.commit(writing)
 
     def _encode(self, frames: Sequence[Frame]) -> None:
         if not frames:
             return
+        self.counters.batches += 1
+        self.counters.pictures += len(frames)
         with self._timed("vision_seconds"):
             features = self._eye.encode([self._pixels(frame.command) for frame in frames])
         for frame, seen in zip(frames, features, strict=True):
             frame.features = seen
 
     def _write_frames(self, sessions: Sequence[Session]) -> None:
+        with self._timed("compaction_seconds"):
+            shrink([session.demand() for session in sessions])
         drawn = [(session, *session.draw_frame()) for session in sessions]
         writings = [(session, frame, writing) for session, frame, writing in drawn if writing is not None]
         if not writings:
             return
-        with self._timed("decoder_seconds"):
-            self._runner.run([writing.work for _, _, writing in writings])
+        self._run([writing.work for _, _, writing in writings])
         for session, frame, writing in writings:
             session.timeline.commit(writing)
             session.taken(frame, "prefilled")

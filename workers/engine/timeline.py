@@ -73,12 +73,7 @@ class Timeline:
         Positions are those of the whole grid, whatever is left of it. None if the policy makes no room for it.
         """
 
-        height, width, tokens = features.height, features.width, features.tokens
-
-        def spell(clock: Clock) -> Span:
-            split = self._far(clock)
-            return self._chat.frame(clock, time_ms, height, width, scene_change=split, patches=patches)
-
+        tokens, spell = features.tokens, self._frame(time_ms, features.height, features.width, patches)
         if not self._anchor(lambda clock: spell(clock).clock):
             return None
         if patches is not None:
@@ -86,6 +81,13 @@ class Timeline:
         span = spell(self.clock)
         pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
         return self._draw_up(span, pieces, time_ms, tokens)
+
+    def demand(self, time_ms: int, height: int, width: int, patches: Patches | None = None) -> tuple[Trunk, int]:
+        """The trunk, and how many pages it may have at most if such a frame is to be written."""
+        span = self._frame(time_ms, height, width, patches)(self.clock)
+        tokens = height * width if patches is None else len(patches)
+        pieces = self._pieces(span, len(span) - tokens, time_ms, patches)
+        return self.trunk, self.bounds.pages - self.trunk.pages_for(pieces)
 
     def pass_by(self, time_ms: int) -> None:
         """A frame that is like the one before it: time goes on, and nothing is written."""
@@ -100,6 +102,13 @@ class Timeline:
         self.clock = writing.clock
         self.newest_ms = max(self.newest_ms, writing.newest_ms)
         self._grids += any(piece.kind == Kind.FRAME for piece in writing.draft.pieces)
+
+    def _frame(self, time_ms: int, height: int, width: int, patches: Patches | None) -> Spell:
+        def spell(clock: Clock) -> Span:
+            split = self._far(clock)
+            return self._chat.frame(clock, time_ms, height, width, scene_change=split, patches=patches)
+
+        return spell
 
     def _draw_up(
         self, span: Span, pieces: list[Piece], newest_ms: int, features: Tensor | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from workers.core import Kind, Pages, Part, Positions, Slots
 from workers.memory.facts import Facts
@@ -19,7 +20,8 @@ class Block:
 
     A block never changes; one that grows or turns is replaced. `low` and `high` are the smallest and largest position
     that its keys were rotated to when stored; they now stand `turn` lower. `grid` is its frame's number, or -1.
-    `first` is the id of the first token of a run of `tokens` ids, or -1 in a core, where each plane has its own.
+    `first` is the id of the first token of a run of `tokens` ids, or -1 where ids do not follow each other. In a core
+    each plane has its own tokens: `told` int32 [5, layers, groups, tokens] is what is known of them, as in a Gathering.
     """
 
     kind: Kind
@@ -32,6 +34,12 @@ class Block:
     high: int
     turn: int = 0
     biased: bool = False
+    told: Tensor | None = None
+
+    @property
+    def core(self) -> bool:
+        """Whether survivors were gathered into it."""
+        return self.told is not None
 
     def filled(self, page_size: int) -> NDArray[np.int32]:
         """Slots in use of each page."""

@@ -29,6 +29,8 @@ class Facts:
         self._alive = np.zeros(_FIRST_ROWS, dtype=np.bool_)
         self._used = 0
         self._next_id = 0
+        self.places = 1
+        """All patches that there ever were are below it."""
 
     def __len__(self) -> int:
         """Tokens that are known."""
@@ -53,6 +55,7 @@ class Facts:
         rows["kind"], rows["time_ms"], rows["grid"] = kind, time_ms, grid
         rows["patch"] = -1 if kind != Kind.FRAME else np.arange(count) if patches is None else patches
         rows["position"] = positions.T
+        self.places = max(self.places, int(rows["patch"].max(initial=0)) + 1)
         if kind == Kind.SYSTEM:
             rows["kind"][:SINKS] = Kind.SINK
         first = self._next_id
@@ -66,9 +69,14 @@ class Facts:
         """Rows of FACT, in the shape of `ids`. KeyError names an id that is not known."""
         return self._rows[self._index(ids)]
 
-    def move(self, ids: NDArray[np.integer], by: NDArray[np.int64]) -> None:
-        """Records that the keys of `ids` [n] were rotated on by `by` [n] positions."""
-        self._rows["position"][self._index(ids)] += by[:, None]
+    def told(self, ids: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Id, patch and position of tokens `ids` [n], as [5, n]."""
+        rows = self.of(ids)
+        return np.vstack([ids, rows["patch"], rows["position"].T]).astype(np.int32)
+
+    def move(self, ids: NDArray[np.integer], to: NDArray[np.integer]) -> None:
+        """Records that the keys of `ids` [n] now are as rotated to positions `to` [n, 3]."""
+        self._rows["position"][self._index(ids)] = to
 
     def forget(self, ids: NDArray[np.integer]) -> None:
         """Drops tokens that are in no plane any more."""

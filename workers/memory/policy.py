@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,83 +10,105 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from workers.core import Kind, Slots
-from workers.memory.chain import Block, slots_of
-from workers.memory.facts import Facts
-from workers.memory.pool import PagePool
+from workers.core import Kind
+from workers.memory.chain import Block
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A trunk as its policy sees it: blocks, oldest first, and what is known of their tokens.
-
-    Arrays over blocks are [blocks]; arrays over tokens have the tokens of all blocks in turn, in each plane its own.
-    """
+    """A trunk as its policy sees it: blocks, oldest first, and plain counts of them. Arrays are [blocks]."""
 
     blocks: tuple[Block, ...]
-    pool: PagePool
-    facts: Facts
+    page_size: int
 
     @property
     def pages(self) -> NDArray[np.int64]:
         return np.array([block.pages.shape[-1] for block in self.blocks], dtype=np.int64)
 
     @property
+    def tokens(self) -> NDArray[np.int64]:
+        return np.array([block.tokens for block in self.blocks], dtype=np.int64)
+
+    @property
     def header(self) -> NDArray[np.bool_]:
         """The blocks that hold the sinks and the system's turn."""
         return np.array([block.kind == Kind.SYSTEM for block in self.blocks], dtype=np.bool_)
 
-    def slots(self) -> Slots:
-        return np.concatenate([slots_of(self.pool, block) for block in self.blocks], axis=-1)
+    @property
+    def texts(self) -> NDArray[np.bool_]:
+        """The blocks that are texts."""
+        return np.array([block.kind == Kind.TEXT for block in self.blocks], dtype=np.bool_)
 
-    def token_ids(self) -> NDArray[np.int32]:
-        """Ids [layers, groups, n] into the fact table."""
-        return self.pool.read_ids(self.slots())
+    @property
+    def frames(self) -> NDArray[np.bool_]:
+        """The blocks that are frames as they came."""
+        return np.array([block.grid >= 0 for block in self.blocks], dtype=np.bool_)
 
-    def keys(self) -> Tensor:
-        """Keys [layers, groups, n, heads, head_dim] as stored."""
-        return gathered(self.pool.store.keys, self.slots())
+    @property
+    def cores(self) -> NDArray[np.bool_]:
+        """The blocks that survivors of several frames were gathered into."""
+        return np.array([block.core for block in self.blocks], dtype=np.bool_)
 
-    def values(self) -> Tensor:
-        """Values [layers, groups, n, heads, head_dim]."""
-        return gathered(self.pool.store.values, self.slots())
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Tokens of several trunks that have to go unless they survive, trunk after trunk, in some of the layers.
+
+    `keys` (not rotated) and `values` [layers, groups, n, heads, head_dim]; `patches` int64 [layers, groups, n], -1 for
+    text; `trunk` int64 [n] says whose each is. Of trunk i there are `sizes[i]`, of which `counts[i]` survive.
+    Patches are below `places`. The newest frames, which stay, are there to be compared with: `recent_keys` [layers,
+    groups, m, heads, head_dim], `recent_patches` int64 [m], `recent_trunk` [m].
+    """
+
+    keys: Tensor
+    values: Tensor
+    patches: Tensor
+    trunk: Tensor
+    sizes: tuple[int, ...]
+    counts: tuple[int, ...]
+    recent_keys: Tensor
+    recent_patches: Tensor
+    recent_trunk: Tensor
+    places: int
+
+    def padded(self, scores: Tensor) -> Tensor:
+        """Scores [layers, groups, n] as [trunks, layers, groups, largest size], -inf where a trunk has no more."""
+        apart = [each.movedim(-1, 0) for each in torch.split(scores, list(self.sizes), dim=-1)]
+        return pad_sequence(apart, batch_first=True, padding_value=-torch.inf).movedim(1, -1)
+
+    def joined(self, padded: Tensor) -> Tensor:
+        """The opposite of `padded`."""
+        return torch.cat([each[..., :size] for each, size in zip(padded, self.sizes, strict=True)], dim=-1)
+
+
+Rank = Callable[[Candidates], Tensor]
+"""Scores float [layers, groups, n] of candidates: the best survive, in each plane its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
     """What stays. Blocks in `whole` [blocks] stay as they are.
 
-    Of all others only the tokens `survivors` [layers, groups, m] stay, in each plane its own, equally many; they are
-    gathered into a block of their own, in the order given. None: nothing of them stays.
+    Of the frames and cores among the others, the `survivors` best by `rank` stay in each plane, if there is room for so
+    many; they are gathered, in the order in which they came, into a block of their own. Nothing else stays.
     """
 
     whole: NDArray[np.bool_]
-    survivors: NDArray[np.int32] | None = None
+    survivors: int = 0
+    rank: Rank | None = None
 
 
 class Policy(Protocol):
-    """A small object over arrays and tensors; it sees no sessions and holds nothing of any."""
+    """A small object over counts; it sees no sessions and holds nothing of any. What tensors tell is up to a Rank."""
 
     @property
     def name(self) -> str: ...
 
     def keep(self, contents: Contents, pages: int) -> Keep:
-        """What stays when the trunk has to fit into `pages` pages; a policy that cannot make it fit keeps too much."""
+        """What stays when the trunk has to fit into `pages` pages.
+
+        It is asked again as long as the trunk does not fit but has become smaller.
+        """
         ...
-
-
-def gathered(planes: Tensor, slots: Slots) -> Tensor:
-    """Entries [layers, groups, n, ...] of a pool's tensor [layers, groups, slots, ...]."""
-    return planes[(*plane_axes(planes, slots), torch.from_numpy(slots).to(planes.device))]
-
-
-def scattered(planes: Tensor, slots: Slots, entries: Tensor) -> None:
-    """Writes entries [layers, groups, n, ...] into a pool's tensor [layers, groups, slots, ...]."""
-    planes[(*plane_axes(planes, slots), torch.from_numpy(slots).to(planes.device))] = entries
-
-
-def plane_axes(planes: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-    layers, groups, _ = slots.shape
-    layer, group = (torch.arange(count, device=planes.device) for count in (layers, groups))
-    return layer[:, None, None], group[None, :, None]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from workers.core import Kind, Slots, Turn
+from workers.core import Kind, Pages, Slots, Turn, sent
 from workers.memory.anchor import closed
 from workers.memory.chain import Block, Chain, all_pages, slots_of
+from workers.memory.compaction import Gathering, Readback, gather, side_by_side
 from workers.memory.facts import Facts
-from workers.memory.policy import Contents, Keep, Policy, gathered, scattered
+from workers.memory.policy import Contents, Keep, Policy
 from workers.memory.pool import Share
+
+RECENT = 8  # newest frames that survivors are compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,24 @@ class Snapshot:
         self.share.drop(all_pages(self.share.pool, self.blocks))
 
 
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Tokens `ids` that have left a trunk, of which survivors come back in a `core` at `place` among its blocks."""
+
+    trunk: Trunk
+    job: Gathering
+    core: Block
+    place: int
+    ids: NDArray[np.int64]
+
+
 class Trunk(Chain):
     """Blocks, oldest first, of which the first is the header."""
 
     def __init__(self, share: Share, facts: Facts, policy: Policy, turn: Turn) -> None:
         super().__init__(share, facts)
-        self._policy, self._turn_keys = policy, turn
+        self.policy, self.turn_keys = policy, turn
+        self._unread: list[Readback] = []
 
     def snapshot(self) -> Snapshot:
         """The trunk of this moment, without copying; it costs pages only once the trunk has moved on."""
@@ -43,27 +59,7 @@ class Trunk(Chain):
 
     def shrink(self, pages: int) -> bool:
         """Lets the policy bring the trunk down to `pages` pages; whether it did."""
-        if self.pages > pages:
-            self.compact(self._policy.keep(Contents(self.blocks, self._pool, self.facts), pages))
-        return self.pages <= pages
-
-    def compact(self, keep: Keep) -> None:
-        """Drops what does not stay, gathering survivors into new pages: those that a snapshot pins stay as they were.
-
-        ValueError if a survivor is not among the tokens that would go, PoolExhausted if there is no room to gather.
-        """
-        gone = [block for block, whole in zip(self.blocks, keep.whole, strict=True) if not whole]
-        if not gone:
-            return
-        core = None if keep.survivors is None or not keep.survivors.size else self._gather(gone, keep.survivors)
-        kept_ids = np.empty(0, np.int32) if core is None or keep.survivors is None else np.unique(keep.survivors)
-        for block in gone:
-            self.facts.forget(np.setdiff1d(self._ids_of(block), kept_ids))
-            self.share.drop(block.pages)
-        first = int(np.flatnonzero(~keep.whole)[0])
-        kept = [block for block, whole in zip(self.blocks, keep.whole, strict=True) if whole]
-        self.blocks = (*kept[:first], *([core] if core else []), *kept[first:])
-        self._changed()
+        return shrink([(self, pages)])[0]
 
     def drop_oldest(self) -> bool:
         """Drops the oldest block that is not the header, whatever the policy; False if there is none."""
@@ -71,7 +67,7 @@ class Trunk(Chain):
         if rest:
             whole = np.ones(len(self.blocks), dtype=np.bool_)
             whole[rest[0]] = False
-            self.compact(Keep(whole))
+            compact([(self, Keep(whole))])
         return bool(rest)
 
     def close_gaps(self, coming: int) -> int:
@@ -80,45 +76,116 @@ class Trunk(Chain):
         self._changed()
         return moved
 
-    def _gather(self, gone: Sequence[Block], survivors: NDArray[np.int32]) -> Block:
-        """A core block of survivors [layers, groups, m], whose keys stand where they are stored."""
-        sources = np.concatenate([slots_of(self._pool, block) for block in gone], axis=-1)
-        turns = np.repeat([block.turn for block in gone], [block.tokens for block in gone])
-        picked = _places(self._pool.read_ids(sources), survivors)
-        count = survivors.shape[-1]
+    def check_integrity(self) -> None:
+        self.settle()
+        super().check_integrity()
+
+    def settle(self) -> None:
+        """Enters in the books which tokens have survived."""
+        for readback in self._unread:
+            told = readback.told()
+            self._pool.write_ids(readback.slots, told[0])
+            ids, firsts = np.unique(told[0], return_index=True)
+            self.facts.forget(np.setdiff1d(readback.candidates, ids))
+            self.facts.move(ids, told[2:].reshape(3, -1)[:, firsts].T)
+        self._unread.clear()
+
+    def let_go(self, keep: Keep) -> Leaving | None:
+        """Drops what does not stay whole; what is to be gathered of it, if anything, for `take_in`.
+
+        Survivors may be gathered into the pages that they leave: nothing else may be written before that.
+        """
+        self.settle()
+        gone = [block for block, whole in zip(self.blocks, keep.whole, strict=True) if not whole]
+        ids = np.unique(np.concatenate([np.empty(0, np.int32), *(self._ids_of(block).ravel() for block in gone)]))
+        leaving = [block for block in gone if block.kind == Kind.FRAME]
+        told = None if keep.rank is None or not leaving else self._told_of(leaving)
+        for block in gone:
+            self.share.drop(block.pages)
+        count = min(keep.survivors, self.share.free * self._pool.page_size, sum(block.tokens for block in leaving))
+        place = int(np.argmin(keep.whole))
+        self.blocks = tuple(block for block, whole in zip(self.blocks, keep.whole, strict=True) if whole)
+        self._changed()
+        if keep.rank is None or told is None or not count:
+            self.facts.forget(ids)
+            return None
         pages = self.share.take(-(-count // self._pool.page_size))
-        targets = self._pool.slots_of(pages)[:, :, :count]
-        self._copy(np.take_along_axis(sources, picked, axis=-1), targets, -turns[picked])
-        self._pool.write_ids(targets, survivors)
-        ids, firsts = np.unique(survivors, return_index=True)
-        self.facts.move(ids, -turns[picked].reshape(-1)[firsts])
-        positions = self.facts.of(ids)["position"]
-        low, high = int(positions.min()), int(positions.max())
-        biased = any(block.biased for block in gone)
-        return Block(Kind.FRAME, gone[-1].time_ms, -1, -1, count, pages, low, high, biased=biased)
+        recent = [block for block in self.blocks if block.grid >= 0][-RECENT:]
+        job = Gathering(
+            sources=self._slots_of(leaving),
+            targets=self._pool.slots_of(_one_plane(pages))[:, :, :count],
+            told=told,
+            turns=np.repeat([block.turn for block in leaving], [block.tokens for block in leaving]),
+            recent=self._slots_of(recent),
+            recent_told=self.facts.told(np.concatenate([np.empty(0, np.int64), *map(_run, recent)])),
+            places=self.facts.places,
+            rank=keep.rank,
+        )
+        low, high = min(block.low - block.turn for block in leaving), max(block.high - block.turn for block in leaving)
+        biased = any(block.biased for block in leaving)
+        core = Block(Kind.FRAME, leaving[-1].time_ms, -1, -1, count, pages, low, high, biased=biased, told=told)
+        return Leaving(self, job, core, place, ids)
 
-    def _copy(self, sources: Slots, targets: Slots, turns: NDArray[np.int64]) -> None:
-        """Copies keys, values and biases, all planes at once; keys are rotated on by `turns` where that is not 0."""
-        store = self._pool.store
-        keys = gathered(store.keys, sources)
-        if turns.any():
-            by = torch.from_numpy(turns.reshape(-1)).to(keys.device)
-            keys = self._turn_keys(keys.flatten(0, 2), by).view(keys.shape)
-        scattered(store.keys, targets, keys)
-        scattered(store.values, targets, gathered(store.values, sources))
-        scattered(store.bias, targets, gathered(store.bias, sources))
+    def take_in(self, leaving: Leaving, told: Tensor) -> None:
+        """The survivors are where they belong."""
+        core = replace(leaving.core, told=told)
+        self.blocks = (*self.blocks[: leaving.place], core, *self.blocks[leaving.place :])
+        self._unread.append(Readback(told, slots_of(self._pool, core), leaving.ids))
+        self._changed()
 
-    def _ids_of(self, block: Block) -> NDArray[np.int32]:
-        return np.unique(self._pool.read_ids(slots_of(self._pool, block)))
+    def _told_of(self, blocks: Sequence[Block]) -> Tensor:
+        """What is known of the tokens of frames and cores, as in a Gathering."""
+        shape, device = self._pool.shape, self._pool.store.keys.device
+        frames = [block for block in blocks if block.told is None]
+        known = self.facts.told(np.concatenate([np.empty(0, np.int64), *map(_run, frames)]))
+        spread = sent(known, device)[:, None, None].expand(-1, shape.layers, shape.groups, -1)
+        apart = iter(torch.split(spread, [block.tokens for block in frames], dim=-1))
+        return torch.cat([next(apart) if block.told is None else block.told for block in blocks], dim=-1)
+
+    def _slots_of(self, blocks: Sequence[Block]) -> Slots:
+        """The slots of blocks, side by side, as in a Gathering."""
+        pages = [_one_plane(block.pages) for block in blocks]
+        slots = zip(map(self._pool.slots_of, pages), blocks, strict=True)
+        return side_by_side([each[:, :, : block.tokens] for each, block in slots])
+
+    def _ids_of(self, block: Block) -> NDArray[np.int64]:
+        """The tokens of a block, in all planes or, where they are the same in all, in one."""
+        if block.first >= 0:
+            return _run(block)
+        return self._pool.read_ids(slots_of(self._pool, block)).astype(np.int64)
 
 
-def _places(ids: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Where in ids [layers, groups, n] each of wanted [layers, groups, m] stands, plane by plane."""
-    order = np.argsort(ids, axis=-1)
-    places = np.empty(wanted.shape, dtype=np.intp)
-    for plane in np.ndindex(ids.shape[:2]):
-        ranks = np.searchsorted(ids[plane], wanted[plane], sorter=order[plane])
-        places[plane] = order[plane][np.minimum(ranks, ids.shape[-1] - 1)]
-    if (np.take_along_axis(ids, places, axis=-1) != wanted).any():
-        raise ValueError("a survivor is not among the tokens that go")
-    return places
+def compact(keeps: Sequence[tuple[Trunk, Keep]]) -> None:
+    """Keeps of trunks in one pool what is to stay of each."""
+    left = [leaving for trunk, keep in keeps if not keep.whole.all() and (leaving := trunk.let_go(keep))]
+    if left:
+        trunk = left[0].trunk
+        told = gather(trunk.share.pool.store, trunk.turn_keys, [leaving.job for leaving in left])
+        for leaving, survivors in zip(left, told, strict=True):
+            leaving.trunk.take_in(leaving, survivors)
+
+
+def shrink(demands: Sequence[tuple[Trunk, int]]) -> list[bool]:
+    """Lets the policies of trunks bring each of them down to so many pages, all together; whether each did."""
+    over = [(trunk, pages) for trunk, pages in demands if trunk.pages > pages]
+    while over:
+        before = [trunk.pages for trunk, _ in over]
+        compact(
+            [
+                (trunk, trunk.policy.keep(Contents(trunk.blocks, trunk.share.pool.page_size), pages))
+                for trunk, pages in over
+            ]
+        )
+        over = [(trunk, pages) for (trunk, pages), held in zip(over, before, strict=True) if pages < trunk.pages < held]
+    return [trunk.pages <= pages for trunk, pages in demands]
+
+
+def _run(block: Block) -> NDArray[np.int64]:
+    """The ids of a block that is a run of them."""
+    return np.arange(block.first, block.first + block.tokens)
+
+
+def _one_plane(pages: Pages) -> Pages:
+    """Page tables [1, 1, n] where all planes have the same, else as they are."""
+    first = pages[:1, :1]
+    return first if (pages == first).all() else pages

@@ -48,5 +48,5 @@ def test_an_empty_table_knows_nothing() -> None:
 def test_moving_changes_where_a_key_stands() -> None:
     facts = Facts()
     first = facts.add(Kind.TEXT, positions(10, 3), 0)
-    facts.move(np.array([first, first + 2]), np.array([-4, 5]))
+    facts.move(np.array([first, first + 2]), np.array([[6, 6, 6], [17, 18, 19]]))
     assert facts.of(np.arange(first, first + 3))["position"][:, 0].tolist() == [6, 11, 17]

@@ -14,9 +14,9 @@ from workers.core import Kind, KVShape
 from workers.memory.chain import Chain, Piece
 from workers.memory.facts import Facts
 from workers.memory.full import Full
-from workers.memory.policy import Contents, Keep
-from workers.memory.pool import IntegrityError, PagePool, PoolExhausted
-from workers.memory.trunk import Trunk
+from workers.memory.policy import Candidates, Contents, Keep
+from workers.memory.pool import IntegrityError, PagePool, PoolExhausted, Share
+from workers.memory.trunk import Trunk, shrink
 from workers.memory.window import Window
 
 pytestmark = pytest.mark.unit
@@ -27,11 +27,11 @@ SHAPE = KVShape(layers=2, groups=2, heads=1, head_dim=DIM)
 
 def turn(vectors: Tensor, by: Tensor) -> Tensor:
     """Not a rotation, but as additive as one: easy to read off."""
-    return vectors + by.view(-1, 1, 1)
+    return vectors + (by if by.ndim == 1 else by[0]).view(-1, 1, 1)
 
 
-def trunk(policy: object = None, pages: int = 40) -> Trunk:
-    share = PagePool(SHAPE, pages, PAGE).open(pages)
+def trunk(policy: object = None, pages: int = 40, share: Share | None = None) -> Trunk:
+    share = share or PagePool(SHAPE, pages, PAGE).open(pages)
     return Trunk(share, Facts(), policy or Window(), turn)  # type: ignore[arg-type]
 
 
@@ -62,9 +62,9 @@ def frame(start: int, grid: int, count: int = 8) -> Piece:
     return Piece(Kind.FRAME, line(start, count), time_ms=grid * 1000, grid=grid)
 
 
-def story(policy: object = None, frames: int = 5) -> Trunk:
+def story(policy: object = None, frames: int = 5, pages: int = 40, share: Share | None = None) -> Trunk:
     """A header of 6 tokens with the first <|vision_start|>, then frames of 8, positions without gaps."""
-    t = trunk(policy)
+    t = trunk(policy, pages, share)
     write(t, text(0, 6, kind=Kind.SYSTEM))
     for grid in range(frames):
         opening = [text(6, 1, joins=True)] if grid == 0 else []
@@ -150,9 +150,12 @@ class EveryOther:
     def keep(self, contents: Contents, pages: int) -> Keep:
         whole = contents.header.copy()
         whole[-1] = True
-        block = np.repeat(np.arange(len(contents.blocks)), [b.tokens for b in contents.blocks])
-        old = contents.token_ids()[:, :, ~whole[block]]
-        return Keep(whole, np.stack([old[:, 0, 0::2], old[:, 1, 1::2]], axis=1))
+        return Keep(whole, int(contents.tokens[~whole].sum()) // 2, every_other)
+
+
+def every_other(candidates: Candidates) -> Tensor:
+    places = torch.arange(candidates.keys.shape[2])
+    return torch.stack([places % 2 == 0, places % 2 == 1]).float().expand(2, 2, -1)
 
 
 def test_survivors_are_gathered_in_each_plane_its_own() -> None:
@@ -163,6 +166,7 @@ def test_survivors_are_gathered_in_each_plane_its_own() -> None:
     assert t.shrink(7)
     header, core, newest = t.blocks
     assert (core.tokens, core.pages.shape[-1], newest.grid) == (12, 3, 3)
+    t.settle()
     pool = t.share.pool
     slots = pool.slots_of(core.pages)[:, :, :12]
     expected = [[ids[grid] + n for grid in range(3) for n in range(offset, 8, 2)] for offset in (0, 1)]
@@ -185,18 +189,53 @@ def test_keys_turn_when_they_are_gathered_and_only_by_their_own_difference() -> 
     assert t.shrink(7)
     core = t.blocks[1]
     assert (core.turn, core.low, core.high) == (0, 7 - 100, 7 + 23 - 100)
+    t.settle()
     pool = t.share.pool
     slots = pool.slots_of(core.pages)[0, 0, :12]
     stood = t.facts.of(pool.token_ids[0, 0, slots])["position"][:, 0]
     assert pool.store.keys[0, 0, torch.from_numpy(slots), 0, 0].tolist() == stood.tolist()
 
 
-def test_a_survivor_must_be_among_those_that_go() -> None:
-    t = story(frames=3)
-    whole = np.array([True, False, True, True])
-    stranger = np.full((2, 2, 1), t.blocks[2].first, np.int32)
-    with pytest.raises(ValueError, match="survivor"):
-        t.compact(Keep(whole, stranger))
+def test_fewer_survive_where_pins_leave_too_little_room() -> None:
+    t = story(EveryOther(), frames=4, pages=12)
+    pinned = t.snapshot()
+    assert t.share.free == 2
+    assert t.shrink(7)
+    assert t.blocks[1].tokens == 2 * PAGE
+    t.check_integrity()
+    pinned.release()
+    t.share.pool.check_integrity()
+
+
+def test_pages_that_nobody_pins_are_used_again_for_the_survivors() -> None:
+    t = story(EveryOther(), frames=4, pages=10)
+    assert t.share.free == 0
+    assert t.shrink(7)
+    assert t.blocks[1].tokens == 12
+    t.check_integrity()
+    ids = t.share.pool.read_ids(t.share.pool.slots_of(t.blocks[1].pages)[:, :, :12])
+    values = t.share.pool.store.values[0, 0, torch.from_numpy(t.share.pool.slots_of(t.blocks[1].pages)[0, 0, :12])]
+    assert values[:, 0, 0].tolist() == ids[0, 0].tolist()
+
+
+def test_trunks_are_compacted_together_as_each_would_be_alone() -> None:
+    """Trunks of one pool that hold different things, one of them turned, against the same trunks one by one."""
+    outcomes = []
+    for together in (True, False):
+        pool = PagePool(SHAPE, 120, PAGE)
+        trunks = [story(EveryOther(), frames=4 + n, share=pool.open(40)) for n in range(3)]
+        trunks[1].turn(50)
+        if together:
+            assert shrink([(t, 7) for t in trunks]) == [True] * 3
+        else:
+            assert [t.shrink(7) for t in trunks] == [True] * 3
+        for t in trunks:
+            t.check_integrity()
+        pool.check_integrity()
+        cores = [pool.slots_of(t.blocks[1].pages)[:, :, : t.blocks[1].tokens] for t in trunks]
+        keys = [pool.store.keys[:, :, torch.from_numpy(core[0, 0])] for core in cores]
+        outcomes.append([(pool.read_ids(core).tolist(), key.tolist()) for core, key in zip(cores, keys, strict=True)])
+    assert outcomes[0] == outcomes[1]
 
 
 def test_gaps_are_closed_and_keys_left_as_they_are() -> None:
@@ -229,13 +268,6 @@ def test_what_comes_after_a_turn_starts_a_block() -> None:
 @pytest.mark.parametrize("make", [Window, Full])
 def test_policies_answer_with_a_place_for_each_block(make: Callable[[], Window | Full]) -> None:
     t = story(frames=3)
-    keep = make().keep(Contents(t.blocks, t.share.pool, t.facts), pages=100)
+    keep = make().keep(Contents(t.blocks, PAGE), pages=100)
     assert keep.whole.tolist() == [True] * 4
-    assert keep.survivors is None
-
-
-def test_a_policy_can_read_keys_and_values() -> None:
-    t = story(frames=2)
-    contents = Contents(t.blocks, t.share.pool, t.facts)
-    assert contents.keys()[0, 1, :, 0, 0].tolist() == list(range(23))
-    assert contents.values()[1, 0, :, 0, 0].tolist() == contents.token_ids()[1, 0].tolist()
+    assert keep.survivors == 0

@@ -1,0 +1,98 @@
+"""Steps measured at start, what is made of them, and how a full engine is shared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from tests.workers.engine.rig import Rig
+from workers.engine.calibration import SESSIONS, Calibration, calibrated
+from workers.engine.costs import fitted
+from workers.engine.fairness import REVIEW_S
+from workers.engine.messages import EngineNotice, FrameTaken
+from workers.engine.settings import EngineSettings
+from workers.models.checkpoint import Checkpoint
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = EngineSettings(pool_tokens=4096, default_budget=512, step_tokens=400, step_pictures=6)
+
+
+class Ticking:
+    """A clock of which each reading is a millisecond later."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+
+def test_all_kinds_of_steps_are_measured(checkpoint: Checkpoint) -> None:
+    steps = Calibration(checkpoint, SETTINGS, Ticking()).steps(rounds=1)
+    counts = [each for each, _ in steps]
+    assert {each.pictures for each in counts} >= {0, 1, 2, SESSIONS}
+    assert {each.answers for each in counts} >= {0, 1}
+    assert any(each.answers and each.pictures for each in counts)
+    assert all(each.tokens >= each.answers for each in counts)
+    assert all(seconds == pytest.approx(1e-3) for _, seconds in steps)
+    assert fitted(steps).seconds(counts[0]) == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("target", [1e-6, 100.0])
+def test_limits_are_fitted_within_what_was_given(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, target: float
+) -> None:
+    monkeypatch.setattr(Calibration.steps, "__defaults__", (1,))
+    settings = calibrated(checkpoint, SETTINGS, target)
+    if target < 1:
+        assert (settings.step_pictures, settings.step_tokens) == (1, 16 + SESSIONS)
+    else:
+        assert (settings.step_pictures, settings.step_tokens) == (6, 400)
+    assert settings.frame_seconds > 0
+
+
+def test_a_full_engine_takes_from_those_who_ask_for_much_and_tells_them(rig: Callable[..., Rig]) -> None:
+    """Room for 8.5 frames a second: one session with 1 loses nothing, one with 20 is cut to what is left."""
+    r = rig(frame_seconds=0.1)
+    r.open("calm")
+    r.open("greedy")
+    for tick in range(int(20 * 4 * REVIEW_S)):
+        r.now = tick / 20
+        if tick % 20 == 0:
+            r.push(tick * 50, "calm")
+        r.push(tick * 50, "greedy")
+        r.run(check=False)
+    outcomes = {name: [event.outcome for event in r.said(FrameTaken, session_id=name)] for name in ("calm", "greedy")}
+    assert set(outcomes["calm"]) == {"prefilled"}
+    late = outcomes["greedy"][int(20 * 2 * REVIEW_S) :]
+    assert late.count("prefilled") / (2 * REVIEW_S) == pytest.approx(7.5, rel=0.1)
+    assert set(late) == {"prefilled", "dropped_rate"}
+    (notice,) = r.said(EngineNotice)
+    assert (notice.session_id, notice.code) == ("greedy", "frame_rate_lowered")
+    assert "frames a second" in notice.message
+
+
+def test_when_there_is_room_again_every_frame_is_taken(rig: Callable[..., Rig]) -> None:
+    r = rig(frame_seconds=0.1)
+    r.open("s")
+    for tick in range(int(20 * 5 * REVIEW_S)):
+        r.now = tick / 20
+        if tick < 20 * 2 * REVIEW_S or tick % 20 == 0:
+            r.push(tick * 50)
+        r.run(check=False)
+    assert [notice.code for notice in r.said(EngineNotice)] == ["frame_rate_lowered", "frame_rate_restored"]
+    assert math.isinf(r.engine.sessions["s"].thinning.rate)
+
+
+def test_what_must_be_complete_is_never_thinned(rig: Callable[..., Rig]) -> None:
+    r = rig(frame_seconds=10.0)
+    r.open("s", complete=True)
+    for tick in range(60):
+        r.now = tick / 2
+        r.push(tick * 500)
+        r.run(check=False)
+    assert set(r.outcomes()) == {"prefilled"}

@@ -1,0 +1,148 @@
+"""Measures at start what steps cost on this machine, and fits the limits of a step to a time between tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from workers.engine.costs import StepCounts, fitted
+from workers.engine.engine import Engine
+from workers.engine.messages import AskQuestion, OpenSession, PushFrame
+from workers.engine.scheduler import StepLimits
+from workers.engine.settings import EngineSettings
+from workers.models.checkpoint import Checkpoint
+from workers.perception.vision import Picture
+
+SESSIONS = 8
+ROUNDS = 12
+ANSWERS = 8  # that may run at once without a step taking longer than it should
+_FAR = 1e12
+_MOST_TOKENS = 4_096
+_QUESTION = "What is to be seen now, and what has changed since the beginning?"
+
+Clock = Callable[[], float]
+
+
+class Calibration:
+    """An engine of its own on the served model, made to do steps of all kinds.
+
+    `clock` counts seconds. Its pool is freed with it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, clock: Clock = time.perf_counter) -> None:
+        budget = min(settings.default_budget, settings.pool_tokens // SESSIONS)
+        self._chance = np.random.default_rng(0)
+        roomy = replace(
+            settings,
+            pool_tokens=SESSIONS * budget + settings.page_size,  # graphs take a page
+            step_tokens=max(settings.step_tokens, _MOST_TOKENS),
+            step_pictures=max(settings.step_pictures, SESSIONS),
+            drop_threshold=0,
+            frame_seconds=0.0,
+        )
+        self._engine = Engine(
+            checkpoint,
+            roomy,
+            self._picture,
+            lambda event: None,
+            now=lambda: 0.0,
+        )
+        self._clock, self._pushed = clock, 0
+        card = self._engine.ready.card
+        self.frame_tokens = card.tokens_per_frame
+        self._size = card.frame_width, card.frame_height
+        for n in range(SESSIONS):
+            opening = OpenSession(
+                session_id=str(n), budget_tokens=budget // (1 + n % 2), policy="window", instructions="", complete=True
+            )
+            self._engine.handle(opening)
+        self._settle()
+
+    def steps(self, rounds: int = ROUNDS) -> list[tuple[StepCounts, float]]:
+        """Steps with from none to all of the sessions' frames and answers, and the seconds that each took."""
+        measured: list[tuple[StepCounts, float]] = []
+        for turn in range(rounds):
+            for asked in (0, 1, SESSIONS // 2, SESSIONS):
+                for n in range(asked):
+                    self._ask(str((n + turn) % SESSIONS), f"{turn}-{asked}-{n}")
+                for shown in (0, 1, 2, SESSIONS // 2, SESSIONS):
+                    for n in range(shown):
+                        self._push(str((n + turn) % SESSIONS))
+                    measured += self._stepped(2)
+                measured += self._stepped(40)
+        return measured[len(measured) // 10 :]  # the first ones warm everything up
+
+    def _stepped(self, most: int) -> list[tuple[StepCounts, float]]:
+        steps = []
+        for _ in range(most):
+            before, began = replace(self._engine.counters), self._clock()
+            if not self._engine.step():
+                break
+            self._wait()
+            seconds, counts = self._clock() - began, self._engine.counters.since(before)
+            if counts.passes or counts.batches:
+                steps.append((counts, seconds))
+        return steps
+
+    def _settle(self) -> None:
+        while self._engine.step():
+            pass
+
+    def _ask(self, session_id: str, question_id: str) -> None:
+        self._engine.handle(
+            AskQuestion(
+                session_id=session_id,
+                question_id=question_id,
+                text=_QUESTION,
+                at_ms=0,
+                wait_until=-1.0,
+                remember=False,
+                max_tokens=6,
+            )
+        )
+
+    def _push(self, session_id: str) -> None:
+        width, height = self._size
+        self._pushed += 1
+        self._engine.handle(
+            PushFrame(
+                session_id=session_id,
+                sequence=self._pushed,
+                t_ms=self._pushed * 500,
+                slot=0,
+                width=width,
+                height=height,
+                deadline=_FAR,
+            )
+        )
+
+    def _picture(self, frame: PushFrame) -> Picture:
+        return self._chance.integers(0, 256, (frame.height, frame.width, 3), dtype=np.uint8)
+
+    def _wait(self) -> None:
+        device = self._engine.pool.store.keys.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+
+def calibrated(checkpoint: Checkpoint, settings: EngineSettings, target: float) -> EngineSettings:
+    """Settings whose steps take about `target` seconds while some answers run, and that know what a frame costs.
+
+    Those given are what a step may take at most.
+    """
+    calibration = Calibration(checkpoint, settings)
+    costs, tokens, keys = fitted(calibration.steps()), calibration.frame_tokens, settings.default_budget
+    most = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
+    limits = costs.limits(target, tokens, keys, ANSWERS, most)
+    shared = costs.seconds(StepCounts(passes=1, batches=1)) / limits.pictures
+    return replace(
+        settings,
+        step_tokens=limits.tokens,
+        step_pictures=limits.pictures,
+        floor_tokens=limits.floor,
+        frame_seconds=costs.frame(tokens, keys) + shared,
+    )
