@@ -132,6 +132,10 @@ class _Sight:
     wanted: bool
     by: Tensor | None = None
 
+    def all(self, count: int) -> bool:
+        """Whether these are all of a batch's `count` rows."""
+        return isinstance(self.rows, slice) and self.rows == slice(0, count)
+
 
 @dataclass(frozen=True, slots=True)
 class _Biased:
@@ -159,7 +163,7 @@ class PlannedAttention:
         write(self._store, layer, self._targets, k, v)
         last = layer == self._layers - 1
         sights = [sight for sight in self._sights if sight.wanted or not last]
-        if len(sights) == self._groups == 1 and not self._apart and sights[0].rows == slice(0, len(q)):
+        if len(sights) == self._groups == 1 and not self._apart and sights[0].all(len(q)):
             return sights[0].planner.run(layer, 0, q)
         out = q.new_empty(q.shape)
         for group in range(self._groups):

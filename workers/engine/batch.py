@@ -60,9 +60,9 @@ class Runner:
             return self._graphs.run(tokens, positions, queries)
         embeds, deepstack = self._embeds(tokens, works, stops)
         attend = self._attention.plan(queries)
-        wanted = [int(stop) - 1 for stop, work in zip(stops, works, strict=True) if work.wanted]
-        rows = None if len(wanted) == stops[-1] else sent(np.array(wanted, dtype=np.int64), self._device)
-        hidden = self._decoder(embeds, self._decoder.rope.rotation(positions), attend, rows, deepstack)
+        hidden = self._decoder(
+            embeds, self._decoder.rope.rotation(positions), attend, self._wanted(works, stops), deepstack
+        )
         return self._decoder.logits(hidden)
 
     def _tokens(self, works: Sequence[Work], stops: NDArray[np.int64]) -> Tensor:
@@ -74,6 +74,13 @@ class Runner:
             into, source = sent(np.array(places).T.copy(), self._device)
             tokens.index_copy_(0, into, drawn.tokens.index_select(0, source))
         return tokens
+
+    def _wanted(self, works: Sequence[Work], stops: NDArray[np.int64]) -> Tensor | slice | None:
+        """The rows that somebody wants to read; None for all."""
+        last = [int(stop) - 1 for stop, work in zip(stops, works, strict=True) if work.wanted]
+        if not last:
+            return slice(0, 0)
+        return None if len(last) == stops[-1] else sent(np.array(last, dtype=np.int64), self._device)
 
     def _embeds(
         self, tokens: Tensor, works: Sequence[Work], stops: NDArray[np.int64]
