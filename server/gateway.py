@@ -25,6 +25,7 @@ from server.sessions import Sessions
 from server.settings import Settings
 from server.sources.addresses import Dialer, Policy
 from server.sources.pulling import Pulling
+from server.sources.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Gateway:
     questions: Questions
     sessions: Sessions
     pulling: Pulling
+    wanted: Wanted
     journal: Journal
     background: Background
     requests: Allowance
@@ -98,6 +100,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             journal=journal,
             limits=settings.limits,
         )
+        dialer = Dialer(Policy.of(settings.sources.allow), settings.sources.connect_s)
         pulling = Pulling(
             gateway_id=gateway_id,
             bus=bus,
@@ -108,7 +111,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             settings=settings,
             metrics=metrics,
             background=background,
-            dialer=Dialer(Policy.of(settings.sources.allow), settings.sources.connect_s),
+            dialer=dialer,
         )
         gateway = Gateway(
             settings=settings,
@@ -123,6 +126,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             questions=questions,
             sessions=sessions,
             pulling=pulling,
+            wanted=Wanted(bus=bus, sessions=sessions, pulling=pulling, dialer=dialer, limits=settings.limits),
             journal=journal,
             background=background,
             requests=Allowance("requests"),
@@ -174,7 +178,8 @@ async def _beat(gateway: Gateway) -> None:
         except LogLost as lost:
             logger.warning("every session is lost: %s", lost.message)
             gateway.sessions.lost()
-            gateway.pulling.drop_all()
+            with suppress(LonglookError):
+                await gateway.pulling.restore()
         except LonglookError as error:
             gateway.condition.bus_up = False
             logger.warning("the bus does not answer: %s", error.message)

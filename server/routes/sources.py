@@ -52,21 +52,21 @@ class SourceBody(BaseModel):
 async def add_source(body: SourceBody, record: UsableRecord, gateway: GatewayOf) -> dict[str, Any]:
     """Pull a camera or a file from now on. Adding the same again under its name is no error."""
     gateway.condition.check_open()
-    spec = await gateway.pulling.add(record, body.name, body.url)
+    spec = await gateway.wanted.add(record, body.name, body.url)
     return source_body(spec, SourceState(since=spec.created_at))
 
 
 @router.get("", responses=shown({"object": "list", "data": [EXAMPLE]}, "The session's sources."))
 async def list_sources(record: Record, gateway: GatewayOf) -> dict[str, Any]:
     """The session's sources and how each is, oldest first."""
-    found = await gateway.pulling.of(record)
+    found = await gateway.wanted.of(record)
     return {"object": "list", "data": [source_body(spec, state) for spec, state in found]}
 
 
 @router.get("/{name}", responses=shown(EXAMPLE, "The source."))
 async def get_source(name: SourceName, record: Record, gateway: GatewayOf) -> dict[str, Any]:
     """One source and how it is."""
-    for spec, state in await gateway.pulling.of(record):
+    for spec, state in await gateway.wanted.of(record):
         if spec.name == name:
             return source_body(spec, state)
     raise NotFound("the session has no source of this name")
@@ -75,7 +75,7 @@ async def get_source(name: SourceName, record: Record, gateway: GatewayOf) -> di
 @router.delete("/{name}", status_code=204)
 async def remove_source(name: SourceName, record: Record, gateway: GatewayOf) -> Response:
     """Pull it no more."""
-    await gateway.pulling.remove(record, name)
+    await gateway.wanted.remove(record, name)
     return Response(status_code=204)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from server.sources.credentials import Credentials
 from server.sources.formats import Format, format_of
 from server.sources.messages import Opened, Pull, Report, Unit
-from server.sources.outcome import Redirect, Refusal
+from server.sources.outcome import Interrupted, Redirect
 from server.sources.rtp import MediaClock, Sequence, parse_rtp, says_goodbye
 from server.sources.rtsp import Message, Packet, ProtocolError, Splitter, answer, parameters, request
 from server.sources.sdp import Section, control_uri, parse_description
@@ -64,7 +64,7 @@ class Camera:
         self._began = 0.0
 
     def run(self) -> None:
-        """Play until the camera ends it. Raises Refusal, Redirect, Hangup, ProtocolError."""
+        """Play until the camera ends it. Raises Interrupted, Redirect, Hangup, ProtocolError."""
         public = self._ask("OPTIONS", self._uri).get("public")
         if "GET_PARAMETER" in public.upper():
             self._keep_alive_by = "GET_PARAMETER"
@@ -94,7 +94,7 @@ class Camera:
             if format is not None:
                 chosen.setdefault(section.sort, (section, format))
         if not chosen:
-            raise Refusal("the camera offers no track of a codec that is taken", lasting=True)
+            raise Interrupted("the camera offers no track of a codec that is taken", lasting=True)
         return list(chosen.values())
 
     def _set_up(self, number: int, format: Format, uri: str) -> None:
@@ -138,7 +138,7 @@ class Camera:
 
     def _kept_alive(self, reply: Message) -> None:
         if reply.status == 454:
-            raise Refusal("the camera has forgotten the session")
+            raise Interrupted("the camera has forgotten the session")
         if reply.status == 401 and self._credentials.accept(reply.all("www-authenticate")):
             self._send(self._keep_alive_by, self._uri)
 
@@ -157,12 +157,12 @@ class Camera:
     def _judged(self, reply: Message) -> Message:
         status = reply.status
         if status == 401:
-            raise Refusal("the camera refuses this user and password", lasting=True)
+            raise Interrupted("the camera refuses this user and password", lasting=True)
         if 300 <= status < 400 and reply.get("location"):
             raise Redirect(reply.get("location"))
         if status >= 300:
             reason, lasting = REASONS.get(status, (f"the camera answers with status {status}", False))
-            raise Refusal(reason, lasting=lasting)
+            raise Interrupted(reason, lasting=lasting)
         return reply
 
     def _send(self, method: str, uri: str, headers: Mapping[str, str] | None = None) -> None:
@@ -185,7 +185,7 @@ class Camera:
                 self._respond(part)
             elif part is not None and part.get("cseq") in ("", str(self._sent)):
                 return part
-        raise Refusal("the camera does not answer")
+        raise Interrupted("the camera does not answer")
 
     def _part(self) -> Packet | Message | None:
         """What comes next, None where nothing whole came for a second."""
@@ -208,7 +208,7 @@ class Camera:
 
     def _take(self, packet: Packet) -> None:
         if packet.channel - 1 in self._tracks and says_goodbye(packet.data):
-            raise Refusal("the camera ended the stream")
+            raise Interrupted("the camera ended the stream")
         track = self._tracks.get(packet.channel)
         rtp = None if track is None else parse_rtp(packet.data)
         if track is None or rtp is None:

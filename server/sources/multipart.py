@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from server.sources.outcome import Refusal
+from server.sources.outcome import Interrupted
 
 HEAD_BYTES = 4 << 10
 JPEG_START = b"\xff\xd8"
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The delimiter between parts as it stands in the body. Raises Refusal."""
+    """The delimiter between parts as it stands in the body. Raises Interrupted."""
     for parameter in content_type.split(";")[1:]:
         name, _, value = parameter.partition("=")
         boundary = value.strip().strip('"').removeprefix("--")  # some cameras give the dashes too
         if name.strip().lower() == "boundary" and boundary:
             return b"--" + boundary.encode("latin-1")
-    raise Refusal("the server does not say what lies between its pictures", lasting=True)
+    raise Interrupted("the server does not say what lies between its pictures", lasting=True)
 
 
 class PartSplitter:
-    """Bytes in, the bodies of JPEG parts out. Raises Refusal where a part is larger than ``limit`` bytes."""
+    """Bytes in, the bodies of JPEG parts out. Raises Interrupted where a part is larger than ``limit`` bytes."""
 
     def __init__(self, boundary: bytes, limit: int) -> None:
         self._boundary = boundary
@@ -35,7 +35,7 @@ class PartSplitter:
             if part.startswith(JPEG_START):
                 yield part
         if len(self._buffer) > self._limit + HEAD_BYTES:
-            raise Refusal("a picture is larger than is taken", lasting=True)
+            raise Interrupted("a picture is larger than is taken", lasting=True)
 
     def _next(self) -> bytes | None:
         if self._length is None and not self._head():
@@ -59,7 +59,7 @@ class PartSplitter:
         end = self._buffer.find(b"\r\n\r\n", begin)
         if begin < 0 or end < 0:
             if len(self._buffer) - max(begin, 0) > HEAD_BYTES:
-                raise Refusal("what comes between the pictures makes no sense")
+                raise Interrupted("what comes between the pictures makes no sense")
             return False
         lines = bytes(self._buffer[begin:end]).decode("latin-1").lower().split("\r\n")[1:]
         lengths = [line.partition(":")[2].strip() for line in lines if line.startswith("content-length")]

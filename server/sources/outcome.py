@@ -1,10 +1,10 @@
-"""How a pull ends before its time, inside the puller."""
+"""How a pull ends before its time, in the puller and for the gateway."""
 
 from __future__ import annotations
 
 
-class Refusal(Exception):
-    """The server has nothing that can be pulled. ``lasting``: trying again will not help."""
+class Interrupted(Exception):
+    """A source brings nothing now; ``lasting``: trying again will not help. The reason is for people."""
 
     def __init__(self, reason: str, *, lasting: bool = False) -> None:
         super().__init__(reason)

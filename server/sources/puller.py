@@ -14,14 +14,15 @@ import socket
 import ssl
 import sys
 import time
+from contextlib import suppress
 
 import h11
 
 from server.media.jobs import PREFIX
-from server.media.sandbox import Sandbox
+from server.media.sandbox import Sandbox, SandboxUnavailable
 from server.sources.camera import Camera
 from server.sources.messages import Moved, Pull, Refused, Report, decode_order, encode
-from server.sources.outcome import Redirect, Refusal
+from server.sources.outcome import Interrupted, Redirect
 from server.sources.rtsp import ProtocolError
 from server.sources.stream import Hangup, Stream
 from server.sources.targets import Target
@@ -77,17 +78,24 @@ def main(descriptor: int) -> None:
     order = gateway.order()
     tls = ssl.create_default_context(cafile=order.ca_file) if order.ca_file else None
     stream = Stream(socket.socket(fileno=descriptor), tls, order.host)
-    confine(order)
     try:
+        confine(order)
         last = pull(stream, order, gateway)
-        if last is not None:
-            gateway.report(last)
+    except SandboxUnavailable as unavailable:
+        last = Refused(reason=f"this server cannot confine what would pull it: {unavailable}", lasting=True)
     except GatewayGone:
         return
+    if last is not None:
+        with suppress(GatewayGone):
+            gateway.report(last)
 
 
 def confine(order: Pull) -> None:
-    """For the process's whole life: little memory, few descriptors, no files, no core dumps, no new connections."""
+    """For the process's whole life: little memory, few descriptors, no files, no core dumps, no new connections.
+
+    Raises:
+        SandboxUnavailable: the system cannot.
+    """
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: DESCRIPTORS}
     if sys.platform == "linux":  # macOS has the name but refuses the limit
         limits[resource.RLIMIT_DATA] = order.memory_bytes
@@ -110,8 +118,8 @@ def pull(stream: Stream, order: Pull, gateway: Gateway) -> Report | None:
         else:
             work = Web(stream, order, target.place, gateway.report, gateway.look_after)
         work.run()
-    except Refusal as refusal:
-        return Refused(reason=refusal.reason, lasting=refusal.lasting)
+    except Interrupted as interrupted:
+        return Refused(reason=interrupted.reason, lasting=interrupted.lasting)
     except Redirect as redirect:
         return Moved(location=redirect.location)
     except Hangup as hangup:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,30 +13,28 @@ from functools import partial
 import msgspec
 
 from protocol.bus import Bus
-from protocol.errors import BadMedia, LonglookError, NotFound, NoVideo, RateLimited, UnsupportedMedia
+from protocol.errors import Conflict, LonglookError, NotFound
 from protocol.sessions import SessionRecord
 from protocol.sources import SourceSpec, SourceState
 from server.background import Background
 from server.media.decoders import Nursery
 from server.media.ingest import Ingest
-from server.media.uploads import FileFeed, Pace, Spool
 from server.metrics import Metrics
 from server.placement import Board
 from server.relay import Relay
 from server.sessions import Sessions
 from server.settings import Settings
-from server.sources.addresses import Dialer, Unreachable
-from server.sources.messages import Ended, Piece
-from server.sources.source import Download, Interrupted, Session, Source
-from server.sources.targets import parse_target
+from server.sources.addresses import Dialer
+from server.sources.downloads import Download, play
+from server.sources.source import Session, Source
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
+DOUBT_S = 3.0  # a session that the bus does not know: by then it is known whether the bus lost its data
 YIELD_S = 30.0  # a gateway that lost a session's lanes to another one leaves the sources to it for so long
-FIRST_TRACK = 1_000  # far from the numbers that clients choose
-TRACKS_EACH = 2
-OVER = frozenset({"ended", "failed"})
+OVER = frozenset({"closing", "closed"})
+DONE = frozenset({"ended", "failed"})
 
 
 @dataclass
@@ -53,7 +51,7 @@ class _Pulled:
 
 
 class Pulling:
-    """``add``, ``remove`` and ``of`` are about what is wanted; ``run`` makes it so."""
+    """Makes what is wanted so, while ``run`` does."""
 
     def __init__(
         self,
@@ -81,53 +79,23 @@ class Pulling:
         self._dialer = dialer
         self._pulled: dict[str, _Pulled] = {}
         self._yielded: dict[str, float] = {}
+        self._doubted: dict[str, float] = {}
+        self._restored = -math.inf
         self._changed = asyncio.Event()
+        self._closed = False
 
-    # --- what is wanted -----------------------------------------------------------------------------------------------
-
-    async def add(self, record: SessionRecord, name: str, url: str) -> SourceSpec:
-        """Raises BadRequest, ForbiddenAddress, Conflict (the name is taken), RateLimited."""
-        target = parse_target(url)
-        with suppress(Unreachable):
-            await self._dialer.addresses(target.host, target.port)
-        session_id, limits = record.spec.session_id, self._settings.limits
-        before = await self._bus.sources.of(session_id)
-        if name in before and before[name].url == url:
-            return before[name]
-        if await self._held_by(record.spec.tenant) >= limits.tenant_sources:
-            raise RateLimited(f"at most {limits.tenant_sources} sources at a time", retry_after=5.0)
-        taken = {spec.track for spec in before.values()}
-        tracks = range(FIRST_TRACK, FIRST_TRACK + TRACKS_EACH * (len(taken) + 1), TRACKS_EACH)
-        track = next(number for number in tracks if number not in taken)
-        spec = SourceSpec(name=name, url=url, track=track, created_at=round(time.time(), 3))
-        await self._bus.sources.add(session_id, spec, limits.sources)
-        self._changed.set()
-        return spec
-
-    async def remove(self, record: SessionRecord, name: str) -> None:
-        """Raises NotFound."""
-        await self._bus.sources.remove(record.spec.session_id, name)
+    def look(self) -> None:
+        """What is wanted has changed."""
         self._changed.set()
 
-    async def of(self, record: SessionRecord) -> list[tuple[SourceSpec, SourceState]]:
-        """The session's sources and how they are, whichever gateway pulls them."""
-        session_id = record.spec.session_id
-        specs = await self._bus.sources.of(session_id)
-        states = await self._bus.sources.states(session_id)
-        here = self._pulled.get(session_id, _Pulled()).running
-        states |= {name: running.source.state for name, running in here.items()}
-        return [(spec, states.get(name, SourceState(since=spec.created_at))) for name, spec in specs.items()]
-
-    async def _held_by(self, tenant: str) -> int:
-        wanting = set(await self._bus.sources.sessions())
-        own = [record.spec.session_id for record in await self._sessions.of_tenant(tenant)]
-        return sum([len(await self._bus.sources.of(session_id)) for session_id in own if session_id in wanting])
-
-    # --- what is done -------------------------------------------------------------------------------------------------
+    def states(self, session_id: str) -> dict[str, SourceState]:
+        """How the sources that are pulled here are, by name."""
+        pulled = self._pulled.get(session_id)
+        return {} if pulled is None else {name: running.source.state for name, running in pulled.running.items()}
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until closed."""
+        while not self._closed:
             try:
                 await self._look()
             except LonglookError as error:
@@ -140,39 +108,50 @@ class Pulling:
 
     async def aclose(self) -> None:
         """Stop pulling, and let other gateways do it."""
+        self._closed = True
         for session_id in list(self._pulled):
             self._stop(session_id)
-            with suppress(LonglookError):
-                await self._bus.sources.release(session_id, self._gateway_id)
+            await self._release(session_id)
 
-    def drop_all(self) -> None:
-        """The bus lost its data: no session of before exists."""
-        for session_id in list(self._pulled):
-            self._stop(session_id)
+    async def restore(self) -> None:
+        """The bus lost its data: what is pulled here is wanted still, as far as the sessions are opened again."""
+        self._restored = time.monotonic()
+        for session_id, pulled in list(self._pulled.items()):
+            for running in pulled.running.values():
+                with suppress(Conflict):
+                    await self._bus.sources.add(session_id, running.source.spec, self._settings.limits.sources)
 
     async def _look(self) -> None:
+        now = time.monotonic()
         wanting = await self._bus.sources.sessions()
         for session_id in set(self._pulled) - set(wanting):
-            self._stop(session_id)
-        now = time.monotonic()
+            await self._doubt(session_id, now)
         self._yielded = {name: until for name, until in self._yielded.items() if until > now}
         for session_id in wanting:
             if session_id in self._yielded:
                 continue
-            if await self._bus.sources.hold(session_id, self._gateway_id):
-                await self._settle(session_id)
-            else:
-                self._stop(session_id)
+            try:
+                if await self._bus.sources.hold(session_id, self._gateway_id):
+                    await self._settle(session_id)
+                else:
+                    self._stop(session_id)
+            except LonglookError as error:
+                fields = {"session_id": session_id, "code": error.code}
+                logger.warning("a session's sources cannot be looked after", extra=fields)
 
     async def _settle(self, session_id: str) -> None:
         """Start what is wanted and does not run, stop what runs and is not wanted, tell how all of it is."""
         specs = await self._bus.sources.of(session_id)
-        record = await self._usable(session_id)
-        if record is None or not specs:
+        record = await self._record(session_id)
+        if record is None and session_id in self._pulled:
+            await self._doubt(session_id, time.monotonic())
+            return
+        if record is None or record.state in OVER or not specs:
             self._stop(session_id)
             await self._bus.sources.forget(session_id)
-            await self._bus.sources.release(session_id, self._gateway_id)
+            await self._release(session_id)
             return
+        self._doubted.pop(session_id, None)
         states = await self._bus.sources.states(session_id) if session_id not in self._pulled else {}
         pulled = self._pulled.setdefault(session_id, _Pulled())
         hears = (await self._board.card(record.spec.model)).audio
@@ -182,13 +161,22 @@ class Pulling:
                 del pulled.running[name]
         for name in specs.keys() - pulled.running.keys():
             pulled.running[name] = self._start(session_id, specs[name], states.get(name), hears=hears)
-        told = {name: running.source.state for name, running in pulled.running.items()}
-        await self._bus.sources.publish(session_id, told)
+        await self._bus.sources.publish(session_id, self.states(session_id))
 
-    async def _usable(self, session_id: str) -> SessionRecord | None:
+    async def _doubt(self, session_id: str, now: float) -> None:
+        """A session that is pulled here is not on the bus any more: it was deleted, or the bus lost its data and the
+        session may be opened again, which is waited for.
+        """
+        record = await self._record(session_id)
+        since = self._doubted.setdefault(session_id, now)
+        lately = now - self._restored < self._settings.limits.unowned_s
+        if (record is not None and record.state in OVER) or (now - since > DOUBT_S and not lately):
+            self._stop(session_id)
+            await self._bus.sources.forget(session_id)
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
         with suppress(NotFound):
-            record = await self._bus.sessions.get(session_id)
-            return None if record.state in ("closing", "closed") else record
+            return await self._bus.sessions.get(session_id)
         return None
 
     def _start(self, session_id: str, spec: SourceSpec, before: SourceState | None, *, hears: bool) -> _Running:
@@ -205,8 +193,8 @@ class Pulling:
         source = Source(spec, session, self._dialer, settings.sources, settings.limits, sandbox=sandbox)
         if before is not None:
             source.state = before
-        over = before is not None and before.state in OVER  # where another gateway had it
-        return _Running(source, self._background.start(_idle() if over else self._carry(session_id, source)))
+        done = before is not None and before.state in DONE  # where another gateway had it
+        return _Running(source, self._background.start(_idle() if done else self._carry(session_id, source)))
 
     async def _carry(self, session_id: str, source: Source) -> None:
         try:
@@ -222,6 +210,7 @@ class Pulling:
 
     def _stop(self, session_id: str) -> None:
         pulled = self._pulled.pop(session_id, None)
+        self._doubted.pop(session_id, None)
         for running in pulled.running.values() if pulled is not None else ():
             running.task.cancel()
 
@@ -250,38 +239,12 @@ class Pulling:
         return await self._sessions.feed(await self._bus.sessions.get(session_id))
 
     async def _play(self, session_id: str, spec: SourceSpec, download: Download) -> None:
-        """Lead a file through the session's way in, as one that was uploaded."""
         ingest = await self._ingest(session_id)
-        limits = self._settings.limits
-        spool = Spool(self._settings.spool_dir, limits.file_bytes)
-        feed = FileFeed(ingest, self._nursery, limits)
-        try:
-            with ingest.reading_file():
-                await spool.fill(_pieces(download))
-                await feed.open(spool)
-                start_ms = ingest.place(spec.track, None, time.time())
-                download.began()
-                record = await self._bus.sessions.get(session_id)
-                pace: Pace = "fast" if record.spec.ingest == "complete" else "realtime"
-                await feed.run(start_ms, spec.track, pace)
-                await self._sessions.end_media(record)
-        except (BadMedia, NoVideo, UnsupportedMedia) as error:
-            raise Interrupted(error.message, lasting=True) from None
-        finally:
-            await feed.close()
-            spool.close()
-
-
-async def _pieces(download: Download) -> AsyncIterator[bytes]:
-    while True:
-        match await download.next():
-            case Piece(data=data):
-                yield data
-            case Ended():
-                return
-            case _:
-                raise Interrupted("the file did not arrive whole")
+        record = await self._bus.sessions.get(session_id)
+        with ingest.reading_file():
+            await play(download, spec.track, record.spec.ingest, ingest, self._nursery, self._settings)
+        await self._sessions.end_media(record)
 
 
 async def _idle() -> None:
-    """What is over stays over."""
+    """What is done stays done."""

@@ -20,6 +20,7 @@ from server.media.tracks import Chunk, Codec
 from server.settings import Limits, SourceSettings
 from server.sources.addresses import Dialer
 from server.sources.backoff import Backoff
+from server.sources.downloads import Download
 from server.sources.messages import (
     Challenged,
     FileBegins,
@@ -31,6 +32,7 @@ from server.sources.messages import (
     TrackInfo,
     Unit,
 )
+from server.sources.outcome import Interrupted
 from server.sources.process import Puller, PullerLost, running_puller
 from server.sources.targets import Target, parse_target
 from server.sources.timeline import Timeline
@@ -41,15 +43,6 @@ HOPS = 6  # connections until one that brings media: redirects, and a proof that
 STEADY_S = 30.0  # a source that was live for so long begins again with the shortest wait
 SOUND = frozenset({"pcm16", "opus", "aac"})
 CODECS = {codec.name.lower(): codec for codec in Codec}
-
-
-class Interrupted(Exception):
-    """The source brings nothing now; ``lasting`` if trying again will not help. The message is for people."""
-
-    def __init__(self, reason: str, *, lasting: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -66,15 +59,6 @@ class Session:
     play: Callable[[SourceSpec, Download], Awaitable[None]]
     say: Callable[[Notice], None]
     replaced: Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file on its way in. ``next`` gives its pieces, None at its end; ``began`` is called when it begins to play."""
-
-    size: int
-    next: Callable[[], Awaitable[Report]]
-    began: Callable[[], None]
 
 
 class Source:
@@ -120,8 +104,8 @@ class Source:
     # --- the whole of it ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        self._become("connecting")
         while True:
-            self._become("connecting")
             try:
                 await self._connect()
             except Interrupted as interrupted:
@@ -270,7 +254,7 @@ class Source:
                 raise Interrupted(report.reason)
             return report
 
-        await self._session.play(self.spec, Download(size, piece, lambda: self._become("live")))
+        await self._session.play(self.spec, Download(piece, lambda: self._become("live")))
 
     # --- small steps --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import h11
 from server.sources.credentials import Credentials
 from server.sources.messages import Challenged, Ended, FileBegins, Opened, Piece, Pull, Report, TrackInfo, Unit
 from server.sources.multipart import PartSplitter, boundary_of
-from server.sources.outcome import Redirect, Refusal
+from server.sources.outcome import Interrupted, Redirect
 from server.sources.stream import Hangup, Stream
 
 ANSWER_S = 10.0
@@ -33,7 +33,7 @@ class Web:
         self._connection = h11.Connection(h11.CLIENT)
 
     def run(self) -> None:
-        """Fetch to the end. Raises Refusal, Redirect, Hangup, h11.RemoteProtocolError."""
+        """Fetch to the end. Raises Interrupted, Redirect, Hangup, h11.RemoteProtocolError."""
         self._request()
         response = self._response()
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
@@ -46,7 +46,7 @@ class Web:
         if response.status_code != 200:
             status = response.status_code
             lasting = 400 <= status < 500 and status not in PASSING | {403, 404, 409, 410}
-            raise Refusal(f"the server answers with status {status}", lasting=lasting)
+            raise Interrupted(f"the server answers with status {status}", lasting=lasting)
         self._receive(fields.get("content-type", ""), fields.get("content-length", "0"))
 
     def _request(self) -> None:
@@ -65,12 +65,12 @@ class Web:
             event = self._event()
             if isinstance(event, h11.Response):
                 return event
-        raise Refusal("the server does not answer")
+        raise Interrupted("the server does not answer")
 
     def _challenged(self, challenges: list[str]) -> None:
         credentials = Credentials(self._order.user, self._order.password)
         if self._order.challenges or not credentials.accept(challenges):
-            raise Refusal("the server refuses this user and password", lasting=True)
+            raise Interrupted("the server refuses this user and password", lasting=True)
         self._report(Challenged(headers=challenges))
 
     def _receive(self, content_type: str, length: str) -> None:
@@ -80,18 +80,18 @@ class Web:
         elif kind.startswith(FILE_TYPES) and not kind.endswith(PLAYLISTS):
             self._file(int(length) if length.isascii() and length.isdigit() else 0)
         else:
-            raise Refusal("the server sends neither a video file nor a sequence of JPEG pictures", lasting=True)
+            raise Interrupted("the server sends neither a video file nor a sequence of JPEG pictures", lasting=True)
 
     def _pictures(self, splitter: PartSplitter) -> None:
         if "jpeg" not in self._order.codecs:
-            raise Refusal("JPEG is not taken", lasting=True)
+            raise Interrupted("JPEG is not taken", lasting=True)
         self._report(Opened(tracks=[TrackInfo(sort="video", codec="jpeg")]))
         began = time.monotonic()
         for data in self._data():
             media_us = round((time.monotonic() - began) * 1e6)
             for picture in splitter.feed(data):
                 self._report(Unit(sort="video", media_us=media_us, data=picture))
-        raise Refusal("the camera ended the stream")
+        raise Interrupted("the camera ended the stream")
 
     def _file(self, size: int) -> None:
         self._report(FileBegins(size=size))

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.unit
         ("unauthorized", client.AuthenticationError),
         ("token_used", client.AuthenticationError),
         ("token_expired", client.AuthenticationError),
+        ("forbidden_address", client.ForbiddenError),
         ("forbidden_origin", client.ForbiddenError),
         ("not_found", client.NotFoundError),
         ("unknown_model", client.NotFoundError),

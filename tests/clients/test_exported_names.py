@@ -16,7 +16,7 @@ PUBLIC = """
 Answer AnswerError AnswerResult AsyncAnswer AsyncClient AsyncLiveSession AsyncSession AuthenticationError
 BadRequestError Client ConflictError ConnectError Connection Delta Event ForbiddenError FrameShape Health LiveSession
 LonglookError MediaReceipt MediaStats Memory Model NotFoundError Notice ProtocolError QuestionOptions ServerError
-Session SessionClosedError SessionInfo SessionOptions SessionSettings Timing TooLargeError UnavailableError Usage
+Session SessionClosedError SessionInfo SessionOptions SessionSettings Source Timing TooLargeError UnavailableError Usage
 WaitTimeoutError
 """.split()
 

@@ -37,6 +37,19 @@ async def test_session_opens_with_the_given_settings_and_is_closed(gateway: Fake
     assert json.loads(gateway.requests[0][3]) == {"fps": 2, "ingest": "complete"}
 
 
+async def test_sources_are_added_told_and_removed(gateway: FakeGateway, client: AsyncClient) -> None:
+    door = {"name": "door", "object": "source", "track": 1000, "state": "live", "error": None, "later": 1}
+    gateway.will_reply("POST", "/v1/sessions/s1/sources", (201, door, {}))
+    gateway.will_reply("GET", "/v1/sessions/s1/sources", (200, {"object": "list", "data": [door]}, {}))
+    gateway.will_reply("DELETE", "/v1/sessions/s1/sources/door", (204, {}, {}))
+    session = client.session("s1")
+    added = await session.add_source("door", "rtsp://camera/1")
+    assert [added] == await session.sources() == [lib.Source("door", track=1000, state="live")]
+    await session.remove_source("door")
+    assert json.loads(gateway.requests[0][3]) == {"name": "door", "url": "rtsp://camera/1"}
+    assert [method for method, _, _, _ in gateway.requests] == ["POST", "GET", "DELETE"]
+
+
 async def test_wrong_key_is_an_authentication_error(gateway: FakeGateway) -> None:
     async with AsyncClient(gateway.url, "wrong") as client:
         with pytest.raises(lib.AuthenticationError) as caught:

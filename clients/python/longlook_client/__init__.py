@@ -42,6 +42,7 @@ from longlook_client._types import (
     Notice,
     SessionInfo,
     SessionSettings,
+    Source,
     Timing,
     Usage,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "SessionInfo",
     "SessionOptions",
     "SessionSettings",
+    "Source",
     "Timing",
     "TooLargeError",
     "UnavailableError",

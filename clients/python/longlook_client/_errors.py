@@ -85,6 +85,7 @@ _BY_CODE: Final[Mapping[str, type[ServerError]]] = {
     "unauthorized": AuthenticationError,
     "token_used": AuthenticationError,
     "token_expired": AuthenticationError,
+    "forbidden_address": ForbiddenError,
     "forbidden_origin": ForbiddenError,
     "not_found": NotFoundError,
     "unknown_model": NotFoundError,

@@ -17,7 +17,7 @@ from longlook_client._events import DeltaFilter, answer_error, finished, parse_e
 from longlook_client._live import AsyncLiveSession
 from longlook_client._options import QuestionOptions
 from longlook_client._transport import RETRY_PAUSES, Transport
-from longlook_client._types import AnswerResult, Delta, Health, MediaReceipt, Pace, SessionInfo
+from longlook_client._types import AnswerResult, Delta, Health, MediaReceipt, Pace, SessionInfo, Source
 
 UPLOAD_PIECE_BYTES: Final = 256 * 1024
 POLL_SECONDS: Final = 0.25
@@ -94,6 +94,23 @@ class AsyncSession:
             timeout=timeout,
         )
         return MediaReceipt.from_json(reply)
+
+    # --- sources ---
+
+    async def add_source(self, name: str, url: str) -> Source:
+        """Has the server pull a camera (``rtsp://``) or a file (``http://``) into this session."""
+        return Source.from_json(
+            await self._transport.json("POST", f"{self._path}/sources", json={"name": name, "url": url})
+        )
+
+    async def sources(self) -> list[Source]:
+        """The sources of this session and how they are."""
+        return [
+            Source.from_json(entry) for entry in (await self._transport.json("GET", f"{self._path}/sources"))["data"]
+        ]
+
+    async def remove_source(self, name: str) -> None:
+        await self._transport.json("DELETE", f"{self._path}/sources/{name}")
 
     # --- questions ---
 

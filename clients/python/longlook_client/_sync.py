@@ -14,7 +14,7 @@ from longlook_client._media import MediaStats
 from longlook_client._options import QuestionOptions, SessionOptions
 from longlook_client._portal import Held, Portal
 from longlook_client._session import AsyncSession, Progress
-from longlook_client._types import AnswerResult, Delta, Health, MediaReceipt, Mode, Model, Pace, SessionInfo
+from longlook_client._types import AnswerResult, Delta, Health, MediaReceipt, Mode, Model, Pace, SessionInfo, Source
 
 
 class Client:
@@ -111,6 +111,17 @@ class Session:
                 timeout=timeout,
             )
         )
+
+    def add_source(self, name: str, url: str) -> Source:
+        """Has the server pull a camera (``rtsp://``) or a file (``http://``) into this session."""
+        return self._portal.call(self._inner.add_source(name, url))
+
+    def sources(self) -> list[Source]:
+        """The sources of this session and how they are."""
+        return self._portal.call(self._inner.sources())
+
+    def remove_source(self, name: str) -> None:
+        self._portal.call(self._inner.remove_source(name))
 
     def ask(self, question: str, *, timeout: float = 120.0, **options: Unpack[QuestionOptions]) -> AnswerResult:
         """Asks and waits for the whole answer; :class:`AnswerError` when it failed."""

@@ -165,6 +165,21 @@ class MediaReceipt(Record):
 
 
 @dataclass(frozen=True)
+class Source(Record):
+    """A camera or file that the server pulls. ``track`` is that of its pictures; ``error`` says why it is not live."""
+
+    name: str
+    url: str = ""
+    track: int = 0
+    state: str = "connecting"
+    error: str | None = None
+    codecs: Mapping[str, str] = field(default_factory=dict)
+    last_frame_age_ms: float | None = None
+    lag_ms: float = 0.0
+    reconnects: int = 0
+
+
+@dataclass(frozen=True)
 class Notice(Record):
     """Something that the server wants known, such as ``frames_dropped`` or ``branch_went_live``."""
 

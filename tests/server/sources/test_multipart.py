@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.sources.multipart import PartSplitter, boundary_of
-from server.sources.outcome import Refusal
+from server.sources.outcome import Interrupted
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +28,7 @@ def test_what_lies_between_pictures(text: str) -> None:
 
 
 def test_nobody_says_what_lies_between() -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(Interrupted):
         boundary_of("multipart/x-mixed-replace")
 
 
@@ -36,7 +36,7 @@ def test_nobody_says_what_lies_between() -> None:
     "body", [STATED % (50_000, b"\xff\xd8" + bytes(20_000)), bytes(5_000), b"--frame" + bytes(5_000)]
 )
 def test_a_part_without_an_end_is_refused(body: bytes) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(Interrupted):
         list(PartSplitter(b"--frame", 10_000).feed(body))
 
 
@@ -46,5 +46,5 @@ def test_any_bytes(pieces: list[bytes]) -> None:
     try:
         for piece in pieces:
             list(splitter.feed(piece))
-    except Refusal:
+    except Interrupted:
         return

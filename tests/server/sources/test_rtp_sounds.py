@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -22,7 +23,7 @@ def packet(payload: bytes, timestamp: int = 0) -> RtpPacket:
 
 @pytest.mark.parametrize(("codec", "law"), [("pcm_mulaw", mu_law), ("pcm_alaw", a_law)])
 def test_g711_is_decoded_as_ffmpeg_decodes_it(codec: str, law: object) -> None:
-    context = av.CodecContext.create(codec, "r")
+    context = cast(av.AudioCodecContext, av.CodecContext.create(codec, "r"))
     context.sample_rate, context.layout = 8_000, "mono"
     (frame,) = context.decode(av.Packet(bytes(range(256))))
     assert companded(law)(bytes(range(256))) == frame.to_ndarray().astype("<i2").tobytes()  # type: ignore[arg-type]
@@ -76,8 +77,8 @@ def test_aac_comes_out_as_adts_that_decodes() -> None:
     packets = [packet(headed(units[n : n + 2]), n * 1024) for n in range(0, len(units), 2)]
     found = [unit for item in packets for unit in assembler.feed(item, lost=False)]
     assert [unit.timestamp for unit in found] == [n * 1024 for n in range(len(units))]
-    with av.open(io.BytesIO(b"".join(unit.data for unit in found)), format="aac") as container:
-        samples = sum(frame.samples for frame in container.decode(audio=0))
+    with av.open(io.BytesIO(b"".join(unit.data for unit in found)), "r", format="aac") as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0) if isinstance(frame, av.AudioFrame))
     assert samples == len(units) * 1024
 
 
