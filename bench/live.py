@@ -57,6 +57,7 @@ class Seen:
     memory: list[tuple[float, int]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
+    wrong: list[dict[str, str | int]] = field(default_factory=list)
     sent: int = 0
     asked: int = 0
     right: int = 0
@@ -127,7 +128,10 @@ async def _ask(live: AsyncLiveSession, clip: Clip, second: int, seen: Seen) -> N
             text += delta.text
     except LonglookError as error:
         seen.failed.append(str(error))
-    seen.right += is_right(question.kind, question.value, text)
+    if is_right(question.kind, question.value, text):
+        seen.right += 1
+    else:
+        seen.wrong.append({"second": second, "question": question.text, "true": question.value, "answer": text})
 
 
 async def _watch_health(live: AsyncLiveSession, seen: Seen) -> None:
