@@ -118,7 +118,7 @@ class FakeGateway:
             return 201, self.session() | {"connect_token": self.token(), "connect_token_expires_in": 60}, {}
         if method == "POST" and path.endswith("/connect"):
             return 200, {"connect_token": self.token(), "connect_token_expires_in": 60}, {}
-        if method == "DELETE":
+        if method == "DELETE" or (method == "POST" and path.endswith("/close")):
             return 204, {}, {}
         if method == "GET" and path == "/v1/sessions/s1":
             return 200, self.session() | {"health": HEALTH}, {}

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.unit
 
 PUBLIC = """
 Answer AnswerError AnswerResult AsyncAnswer AsyncClient AsyncLiveSession AsyncSession AuthenticationError
-BadRequestError Client ConflictError ConnectError Connection Delta Event ForbiddenError FrameShape Health LiveSession
+BadRequestError Client Clip ConflictError ConnectError Connection Delta Event ForbiddenError Frame FrameShape Health
+LiveSession
 LonglookError MediaReceipt MediaStats Memory Model NotFoundError Notice ProtocolError QuestionOptions ServerError
 Session SessionClosedError SessionInfo SessionOptions SessionSettings Source Timing TooLargeError UnavailableError Usage
 WaitTimeoutError

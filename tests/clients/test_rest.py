@@ -37,6 +37,40 @@ async def test_session_opens_with_the_given_settings_and_is_closed(gateway: Fake
     assert json.loads(gateway.requests[0][3]) == {"fps": 2, "ingest": "complete"}
 
 
+async def test_closing_keeps_what_is_stored_and_deleting_does_not(gateway: FakeGateway, client: AsyncClient) -> None:
+    stored = gateway.session() | {"stored": ["media", "frames", "texts"]}
+    gateway.will_reply("POST", "/v1/sessions", (201, stored, {}))
+    session = await client.create_session(store={"retention_hours": 24})
+    assert json.loads(gateway.requests[0][3]) == {"store": {"retention_hours": 24}}
+    await session.close()
+    await session.delete()
+    methods = [(method, path) for method, path, _, _ in gateway.requests]
+    assert methods[1:] == [("POST", "/v1/sessions/s1/close"), ("DELETE", "/v1/sessions/s1")]
+
+
+async def test_a_recording_is_read_as_frames_clips_and_texts(
+    gateway: FakeGateway, client: AsyncClient, tmp_path: Path
+) -> None:
+    session = client.session("s1")
+    gateway.will_reply("GET", "/v1/sessions/s1/frames", (200, {}, {"x-session-time-ms": "500", "x-track": "2"}))
+    gateway.will_reply(
+        "GET",
+        "/v1/sessions/s1/clips",
+        (200, {}, {"x-clip-start-ms": "90", "x-clip-source": "media"}),
+        failure(404, "not_found"),
+    )
+    gateway.will_reply("GET", "/v1/sessions/s1/texts", (200, {"data": [{"kind": "answer"}]}, {}))
+    assert await session.frame(700, width=64) == lib.Frame(b"{}", 500, 2)
+    assert await session.clip(100, 900, tmp_path / "c.mp4", track=2) == lib.Clip(90, "media", 2)
+    assert (tmp_path / "c.mp4").read_bytes() == b"{}"
+    assert await session.texts(from_ms=3) == [{"kind": "answer"}]
+    with pytest.raises(lib.NotFoundError):
+        await session.clip(100, 900, tmp_path / "none.mp4")
+    assert not (tmp_path / "none.mp4").exists()
+    queries = [path.partition("?")[2] for _, path, _, _ in gateway.requests]
+    assert queries == ["at=700&width=64", "from=100&to=900&track=2", "from=3", "from=100&to=900"]
+
+
 async def test_sources_are_added_told_and_removed(gateway: FakeGateway, client: AsyncClient) -> None:
     door = {"name": "door", "object": "source", "track": 1000, "state": "live", "error": None, "later": 1}
     gateway.will_reply("POST", "/v1/sessions/s1/sources", (201, door, {}))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from longlook_client._types import Ingest, Mode
+from longlook_client._types import Ingest, Mode, Store
 
 
 class SessionOptions(TypedDict, total=False):
     """``fps``: sampled frames a second. ``budget_tokens``: the session's memory on the worker. ``ingest``: ``live``
-    keeps up with the present and may drop pictures, ``complete`` drops nothing."""
+    keeps up with the present and may drop pictures, ``complete`` drops nothing. ``store``: whether the session is
+    recorded, and for how long: ``off``, ``forever`` or ``{"retention_hours": 24}``."""
 
     model: str
     fps: float
@@ -17,6 +18,7 @@ class SessionOptions(TypedDict, total=False):
     policy: str
     instructions: str
     ingest: Ingest
+    store: Store
 
 
 class QuestionOptions(TypedDict, total=False):

@@ -17,7 +17,7 @@ from longlook_client._events import DeltaFilter, answer_error, finished, parse_e
 from longlook_client._live import AsyncLiveSession
 from longlook_client._options import QuestionOptions
 from longlook_client._transport import RETRY_PAUSES, Transport
-from longlook_client._types import AnswerResult, Delta, Health, MediaReceipt, Pace, SessionInfo, Source
+from longlook_client._types import AnswerResult, Clip, Delta, Frame, Health, MediaReceipt, Pace, SessionInfo, Source
 
 UPLOAD_PIECE_BYTES: Final = 256 * 1024
 POLL_SECONDS: Final = 0.25
@@ -58,8 +58,37 @@ class AsyncSession:
         return (await self.refresh()).health or Health()
 
     async def close(self) -> None:
-        """Ends the session and frees its memory on the worker."""
+        """Ends the session and frees its memory on the worker. A recording is kept for its time."""
+        if self.info is not None and not self.info.stored:
+            await self.delete()
+        else:
+            await self._transport.json("POST", f"{self._path}/close")
+
+    async def delete(self) -> None:
+        """Ends the session and erases all that there is of it, the recording too."""
         await self._transport.json("DELETE", self._path)
+
+    # --- recordings ---
+
+    async def frame(self, at_ms: int | None = None, *, track: int | None = None, width: int | None = None) -> Frame:
+        """The newest recorded frame at or before ``at_ms``, by default of all; ``width`` makes a thumbnail."""
+        params = {"at": at_ms, "track": track, "width": width}
+        async with self._transport.download(f"{self._path}/frames", params) as response:
+            headers = response.headers
+            return Frame(await response.aread(), int(headers["x-session-time-ms"]), int(headers["x-track"]))
+
+    async def clip(self, from_ms: int, to_ms: int, file: str | PathLike[str], *, track: int | None = None) -> Clip:
+        """Saves a recorded span as MP4. It may begin at the key frame before ``from_ms``: see ``start_ms``."""
+        params = {"from": from_ms, "to": to_ms, "track": track}
+        async with self._transport.download(f"{self._path}/clips", params) as response:
+            size = await _save(response.aiter_bytes(), Path(file))
+            source: Any = response.headers["x-clip-source"]
+            return Clip(int(response.headers["x-clip-start-ms"]), source, size)
+
+    async def texts(self, from_ms: int = 0, to_ms: int | None = None) -> list[dict[str, Any]]:
+        """Recorded questions and answers about a span, as docs/protocol.md describes them."""
+        params = {"from": from_ms} if to_ms is None else {"from": from_ms, "to": to_ms}
+        return list((await self._transport.json("GET", f"{self._path}/texts", params=params))["data"])
 
     # --- media ---
 
@@ -216,6 +245,16 @@ PICTURE_TYPES: Final[Mapping[str, str]] = {
 
 def _content_type(path: Path) -> str:
     return PICTURE_TYPES.get(path.suffix.lower(), "application/octet-stream")
+
+
+async def _save(pieces: AsyncIterator[bytes], path: Path) -> int:
+    file = await asyncio.to_thread(path.open, "wb")
+    try:
+        async for piece in pieces:
+            await asyncio.to_thread(file.write, piece)
+        return file.tell()
+    finally:
+        await asyncio.to_thread(file.close)
 
 
 async def _pieces(path: Path, total: int, progress: Progress | None) -> AsyncIterator[bytes]:

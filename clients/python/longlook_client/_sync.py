@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from longlook_client._answer import AsyncAnswer
 from longlook_client._client import AsyncClient
@@ -14,7 +14,19 @@ from longlook_client._media import MediaStats
 from longlook_client._options import QuestionOptions, SessionOptions
 from longlook_client._portal import Held, Portal
 from longlook_client._session import AsyncSession, Progress
-from longlook_client._types import AnswerResult, Delta, Health, MediaReceipt, Mode, Model, Pace, SessionInfo, Source
+from longlook_client._types import (
+    AnswerResult,
+    Clip,
+    Delta,
+    Frame,
+    Health,
+    MediaReceipt,
+    Mode,
+    Model,
+    Pace,
+    SessionInfo,
+    Source,
+)
 
 
 class Client:
@@ -83,8 +95,24 @@ class Session:
         return self._portal.call(self._inner.health())
 
     def close(self) -> None:
-        """Ends the session and frees its memory on the worker."""
+        """Ends the session and frees its memory on the worker. A recording is kept for its time."""
         self._portal.call(self._inner.close())
+
+    def delete(self) -> None:
+        """Ends the session and erases all that there is of it, the recording too."""
+        self._portal.call(self._inner.delete())
+
+    def frame(self, at_ms: int | None = None, *, track: int | None = None, width: int | None = None) -> Frame:
+        """As :meth:`AsyncSession.frame`."""
+        return self._portal.call(self._inner.frame(at_ms, track=track, width=width))
+
+    def clip(self, from_ms: int, to_ms: int, file: str | PathLike[str], *, track: int | None = None) -> Clip:
+        """As :meth:`AsyncSession.clip`."""
+        return self._portal.call(self._inner.clip(from_ms, to_ms, file, track=track))
+
+    def texts(self, from_ms: int = 0, to_ms: int | None = None) -> list[dict[str, Any]]:
+        """As :meth:`AsyncSession.texts`."""
+        return self._portal.call(self._inner.texts(from_ms, to_ms))
 
     def upload(
         self,

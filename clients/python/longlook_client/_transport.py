@@ -49,6 +49,18 @@ class Transport:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
+    @asynccontextmanager
+    async def download(self, path: str, params: Mapping[str, int | None]) -> AsyncIterator[httpx.Response]:
+        """A response whose bytes are still to be read. Parameters that are None are left out."""
+        given = {name: value for name, value in params.items() if value is not None}
+        try:
+            async with self._http.stream("GET", path, params=given) as response:
+                if response.is_error:
+                    raise response_error(response.status_code, response.headers, await response.aread())
+                yield response
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def _unreachable(self, error: httpx.TransportError) -> ConnectError:
         return ConnectError(f"cannot reach {self.url}: {error or type(error).__name__}")
 

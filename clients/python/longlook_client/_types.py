@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 Mode = Literal["frozen", "live"]
 Ingest = Literal["live", "complete"]
 Pace = Literal["fast", "realtime"]
+Store = Literal["off", "forever"] | Mapping[str, float]
 AnswerStatus = Literal["running", "done", "cancelled", "failed"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 Json = Mapping[str, Any]
@@ -30,6 +31,7 @@ class SessionSettings(Record):
     policy: str = ""
     instructions: str = ""
     ingest: Ingest = "live"
+    store: Store = "off"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class SessionInfo(Record):
     state: str = ""
     created_at: float | str = 0.0
     settings: SessionSettings = SessionSettings()
+    stored: Sequence[str] = ()
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     live_url: str = ""
     connect_token: str | None = field(default=None, repr=False)
@@ -81,6 +84,24 @@ class SessionInfo(Record):
         if data.get("health"):
             parts["health"] = Health.from_json(data["health"])
         return super().from_json({**data, **parts})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A recorded frame: JPEG, its session time in milliseconds, and its track."""
+
+    jpeg: bytes
+    t_ms: int
+    track: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that was saved. It begins at ``start_ms`` of session time; ``source`` is what it was made of."""
+
+    start_ms: int
+    source: Literal["media", "frames"]
+    size: int
 
 
 @dataclass(frozen=True)
