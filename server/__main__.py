@@ -17,6 +17,7 @@ from protocol.logs import configure_logs
 from server.app import create_app
 from server.auth import Keyring, new_key, parse_keys
 from server.drain import DrainServer
+from server.journal.journal import open_vault
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,17 @@ PAUSE_S = 0.5
 
 
 def main() -> int:
-    """Serve until a signal. Returns the exit status: 0 after a drain, 1 where the bus cannot be had."""
+    """Serve until a signal. Returns the exit status: 0 after a drain, 1 where the bus cannot be had, 78 where the
+    journal cannot be used as it is set.
+    """
     settings = Settings()
     configure_logs("gateway", settings.log_level)
+    try:
+        if settings.journal.dir is not None:
+            open_vault(settings.journal, settings.journal.dir)
+    except (OSError, ValueError) as error:
+        logger.error("the journal cannot be used: %s", error)
+        return os.EX_CONFIG
     keyring = _keyring(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings, keyring))

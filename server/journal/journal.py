@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
-from protocol.errors import BadRequest, LonglookError, NoCapacity, NotFound
+from protocol.errors import BadRequest, NoCapacity, NotFound
 from protocol.messages import Notice, SessionSpec
 from server.journal.backlog import Backlog
 from server.journal.custodian import Custodian, Ward
@@ -97,7 +97,7 @@ class DiskJournal:
 
     def __init__(self, settings: JournalSettings, folder: Path, metrics: Metrics, tell: Tell) -> None:
         """Raises OSError, ValueError (the server's key)."""
-        self._vault = Vault(settings.keys_dir or folder / "keys", _server_keys(settings))
+        self._vault = open_vault(settings, folder)
         self._custodian = Custodian(folder / "data", self._vault, settings.tenant_bytes)
         self._scribe = Scribe(self._custodian, settings)
         self._backlog = Backlog(settings.queue_bytes)
@@ -143,8 +143,11 @@ class DiskJournal:
         try:
             while True:
                 await self._backlog.wait(REST_S)
-                await self._write()
-                await asyncio.to_thread(self._scribe.rest)
+                try:
+                    await self._write()
+                    await asyncio.to_thread(self._scribe.rest)
+                except Exception:
+                    logger.exception("a batch of the journal is lost")  # which must not end the gateway
         finally:
             while self._backlog.depth:
                 await self._write()
@@ -214,7 +217,7 @@ class DiskJournal:
         while True:
             try:
                 await self._expire(alive)
-            except (OSError, LonglookError) as error:
+            except Exception as error:
                 logger.warning("retention could not be applied: %s", type(error).__name__)
             await asyncio.sleep(KEEP_S)
 
@@ -233,7 +236,9 @@ class DiskJournal:
                 await asyncio.to_thread(self._scribe.finish, session_id)
 
     async def _erase(self, session_id: str) -> None:
-        self._recorders.pop(session_id, None)
+        recorder = self._recorders.pop(session_id, None)
+        if recorder is not None:
+            recorder.close()
         self._troubled.pop(session_id, None)
         self._backlog.forget(session_id)
         try:
@@ -242,9 +247,11 @@ class DiskJournal:
             raise _unavailable(error) from error
 
 
-def _server_keys(settings: JournalSettings) -> list[bytes]:
+def open_vault(settings: JournalSettings, folder: Path) -> Vault:
+    """The vault of the journal in ``folder``. Raises OSError, ValueError (the server's key)."""
     given = settings.key.get_secret_value()
-    return parse_server_keys(given if settings.key_file is None else f"{given} {settings.key_file.read_text()}")
+    text = given if settings.key_file is None else f"{given} {settings.key_file.read_text()}"
+    return Vault(settings.keys_dir or folder / "keys", parse_server_keys(text))
 
 
 def _unavailable(error: Exception) -> NoCapacity:

@@ -63,7 +63,12 @@ class SessionRecorder:
         self._key = key
         self._backlog = backlog
         self._unanswered: dict[str, int] = {}
+        self._closed = False
         self.used_at = time.monotonic()
+
+    def close(self) -> None:
+        """The recording is being erased: whoever still holds this writes nothing more."""
+        self._closed = True
 
     def media(
         self, codec: str, data: bytes, t_ms: int, track: int, sequence: int = 0, form: tuple[int, int] = (0, 0)
@@ -96,5 +101,7 @@ class SessionRecorder:
         self._put(Head(Kind.TEXT, at_ms), encode(said))
 
     def _put(self, head: Head, body: bytes) -> None:
+        if self._closed:
+            return
         self.used_at = time.monotonic()
         self._backlog.put(Record(self._key, head, body))

@@ -126,7 +126,8 @@ def segments(folder: Path, key: SessionKey) -> list[Segment]:
 
 def segment_paths(folder: Path) -> list[Path]:
     try:
-        return sorted(folder / name for name in os.listdir(folder) if name.endswith(SEGMENT))
+        names = [name for name in os.listdir(folder) if name.endswith(SEGMENT)]
+        return sorted(folder / name for name in names if name.removesuffix(SEGMENT).isdecimal())
     except FileNotFoundError:
         return []
 

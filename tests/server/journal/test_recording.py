@@ -52,9 +52,9 @@ def test_the_answer_does_not_depend_on_how_records_fell_into_segments(tmp_path: 
             index.write_bytes(index.read_bytes()[: source.randrange(60)])
     reading = shelf.reading(key)
     for _ in range(40):
-        at_ms, track = source.randrange(30_000), source.choice([None, 0, 1])
-        times = [t for t, of in written if t <= at_ms and track in (None, of)]
-        found = reading.frame(at_ms, track)
+        at_ms, wanted = source.randrange(30_000), source.choice([None, 0, 1])
+        times = [t for t, of in written if t <= at_ms and wanted in (None, of)]
+        found = reading.frame(at_ms, wanted)
         assert (None if found is None else found.head.t_ms) == max(times, default=None)
     assert [(e.track, e.records) for e in reading.extents()] == [
         (track, sum(of == track for _, of in written)) for track in (0, 1)

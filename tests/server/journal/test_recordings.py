@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from server.settings import JournalSettings
 from tests.server.conftest import OTHER_KEY, Served
 from tests.server.fake_worker import FakeWorker
-from tests.server.journal import footage
+from tests.server.journal import scenes
 from tests.server.journal.shelf import SERVER_KEY
 from tests.server.wire import H264, JPEG, answer, chunk, hear, picture, say, until
 
@@ -28,12 +28,12 @@ def journal_settings(tmp_path: Path) -> JournalSettings:
 
 
 async def feed(gateway: Served, session: dict[str, Any], codec: int, pictures: list[bytes]) -> None:
-    """Send pictures ``footage.RATE`` a second by capture time, and wait until all are in their lane."""
+    """Send pictures ``scenes.RATE`` a second by capture time, and wait until all are in their lane."""
     async with connect(f"{gateway.live_url}?session={session['id']}&token={session['connect_token']}") as socket:
         ready = await hear(socket, "session.ready")
         assert ready["stored"] == ["media", "frames", "texts"]
         for number, data in enumerate(pictures):
-            await socket.send(chunk(codec, number, number / footage.RATE, data))
+            await socket.send(chunk(codec, number, number / scenes.RATE, data))
         await say(socket, type="media.end")
         await hear(socket, lambda e: e["type"] == "media.ack" and e["sequence"] == len(pictures) - 1)
 
@@ -60,26 +60,26 @@ async def stored(gateway: Served, session: dict[str, Any], kind: str, records: i
 async def test_a_span_of_h264_comes_back_as_it_went_in(gateway: Served, worker: FakeWorker) -> None:
     session = await gateway.open(fps=2, ingest="complete", store={"retention_hours": 24})
     assert session["settings"]["store"] == {"retention_hours": 24.0}
-    units = footage.units("h264", 60, key_every=10)
+    units = scenes.units("h264", 60, key_every=10)
     await feed(gateway, session, H264, units)
     extent = await stored(gateway, session, "media", 60)
     assert (extent["codec"], extent["from_ms"], extent["to_ms"]) == ("h264", 0, 5900)
     reply = await get(gateway, session, "clips", from_=2_350, to=4_420)
     assert (reply.status_code, reply.headers["content-type"]) == (200, "video/mp4")
     assert (reply.headers["x-clip-start-ms"], reply.headers["x-clip-source"]) == ("2000", "media")
-    reference = footage.decoded(units, "h264")
-    clip = footage.played(reply.content)
+    reference = scenes.decoded(units, "h264")
+    clip = scenes.played(reply.content)
     assert [round(second, 3) for second, _ in clip] == [number / 10 for number in range(25)]
-    assert min(footage.psnr(shown, reference[20 + n]) for n, (_, shown) in enumerate(clip)) > 60
-    assert footage.psnr(clip[0][1], reference[21]) < 30
+    assert min(scenes.psnr(shown, reference[20 + n]) for n, (_, shown) in enumerate(clip)) > 60
+    assert scenes.psnr(clip[0][1], reference[21]) < 30
 
 
 async def test_frames_at_a_moment_and_their_thumbnails(gateway: Served, worker: FakeWorker) -> None:
     session = await gateway.open(fps=2, ingest="complete", store="forever")
-    units = footage.units("h264", 30)
+    units = scenes.units("h264", 30)
     await feed(gateway, session, H264, units)
     await stored(gateway, session, "frames", 6)
-    reference = footage.decoded(units, "h264")
+    reference = scenes.decoded(units, "h264")
     for at, t_ms in [(0, 0), (499, 0), (500, 500), (1_700, 1_500), (99_000, 2_500)]:
         reply = await get(gateway, session, "frames", at=at)
         assert (reply.status_code, reply.headers["x-session-time-ms"]) == (200, str(t_ms))
@@ -87,9 +87,7 @@ async def test_frames_at_a_moment_and_their_thumbnails(gateway: Served, worker: 
         expected = Image.fromarray(reference[t_ms // 100].astype("uint8")).resize(size, Image.Resampling.BOX)
         out = io.BytesIO()
         expected.save(out, "JPEG", quality=95)
-        likeness = {
-            t: footage.psnr(footage.pixels_of(reply.content), footage.pixels_of(out.getvalue())) for t in [t_ms]
-        }
+        likeness = {t: scenes.psnr(scenes.pixels_of(reply.content), scenes.pixels_of(out.getvalue())) for t in [t_ms]}
         assert likeness[t_ms] > 28
     small = await get(gateway, session, "frames", at=0, width=32)
     assert Image.open(io.BytesIO(small.content)).size == (32, 24)
@@ -110,13 +108,13 @@ async def test_pictures_that_are_no_video_make_a_clip_of_sampled_frames(gateway:
     await stored(gateway, session, "frames", 4)
     reply = await get(gateway, session, "clips", from_=500, to=2_500)
     assert (reply.headers["x-clip-start-ms"], reply.headers["x-clip-source"]) == ("500", "frames")
-    clip = footage.played(reply.content)
+    clip = scenes.played(reply.content)
     assert [round(second, 3) for second, _ in clip] == [0.0, 0.5, 1.5]
     for (_, shown), colour in zip(clip, ["red", "green", "blue"], strict=True):
         still = Image.new("RGB", (64, 48), colour)
         out = io.BytesIO()
         still.save(out, "JPEG", quality=95)
-        assert footage.psnr(shown, footage.pixels_of(out.getvalue())) > 35
+        assert scenes.psnr(shown, scenes.pixels_of(out.getvalue())) > 35
 
 
 async def test_what_was_asked_and_answered_is_kept(gateway: Served, worker: FakeWorker) -> None:

@@ -15,9 +15,9 @@ RATE = 10
 ENCODERS = {
     "h264": ("libx264", {"preset": "ultrafast", "tune": "zerolatency"}),
     "h265": ("libx265", {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "log-level=none"}),
-    "vp8": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}),
-    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}),
-    "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "pred-struct=1:lookahead=0"}),
+    "vp8": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "b": "800k"}),
+    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "b": "800k"}),
+    "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "pred-struct=1:lookahead=0:lp=1"}),
 }
 
 Pixels = NDArray[np.float32]
@@ -33,8 +33,8 @@ def scene(number: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def units(codec: str, count: int, *, key_every: int = 10) -> list[bytes]:
-    """One access unit for each scene."""
+def units(codec: str, count: int, *, key_every: int = 10, reorder: bool = False) -> list[bytes]:
+    """One access unit for each scene; with ``reorder``, not in the order in which they are shown."""
     name, options = ENCODERS[codec]
     context = av.CodecContext.create(name, "w")
     assert isinstance(context, av.VideoCodecContext)
@@ -42,9 +42,8 @@ def units(codec: str, count: int, *, key_every: int = 10) -> list[bytes]:
     context.time_base = Fraction(1, RATE)
     context.framerate = Fraction(RATE)
     context.gop_size = key_every
-    context.bit_rate = 800_000
     context.thread_count = 1
-    context.options = options
+    context.options = {"preset": "ultrafast", "bf": "2"} if reorder else options
     made: list[bytes] = []
     for number in range(count):
         frame = av.VideoFrame.from_image(scene(number))  # type: ignore[no-untyped-call]
