@@ -45,7 +45,10 @@ class Memory(Record):
 
 @dataclass(frozen=True)
 class Health(Record):
-    """How the stream is doing. Times are milliseconds; ``trunk_time_ms`` is what the model has seen."""
+    """How the stream is doing. Times are milliseconds; ``trunk_time_ms`` is what the model has seen.
+
+    ``conditions``: what is wrong with the stream itself (frozen, black, blocky, silent), and the tracks that are so.
+    """
 
     last_frame_age_ms: float | None = None
     session_time_ms: float | None = None
@@ -56,6 +59,7 @@ class Health(Record):
     frames_in: int = 0
     frames_out: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    conditions: Mapping[str, list[int]] = field(default_factory=dict)
     memory: Memory = Memory()
     audio_ms: float = 0.0
 
