@@ -22,6 +22,7 @@ import secrets
 from collections.abc import Iterable
 
 from protocol import keys
+from protocol.clock import ServerClock
 from protocol.connection import Connection
 from protocol.errors import LogLost
 from protocol.lanes import Lanes
@@ -51,6 +52,7 @@ class Bus:
         self.outputs = Outputs(connection, retention)
         self.sources = Sources(connection, retention)
         self.tokens = Tokens(connection)
+        self._clock = ServerClock(connection)
 
     @classmethod
     async def connect(cls, url: str, retention: Retention | None = None) -> Bus:
@@ -69,6 +71,7 @@ class Bus:
         Raises BusUnavailable, or LogLost once after the server came back without its data; from then on the bus serves
         the new data set, in which no session of before exists.
         """
+        await self._clock.sync()
         found = await _log_id(self._connection, self.retention)
         if found != self._log_id:
             self._log_id = found
@@ -92,7 +95,7 @@ class Bus:
 
     def follow_lanes(self, worker_id: str) -> LaneTail:
         """The owner's follower of lanes on a connection of its own."""
-        return LaneTail(Tail(self._connection.url, self._connection, worker_id), worker_id)
+        return LaneTail(Tail(self._connection.url, self._connection, worker_id), worker_id, self._clock)
 
     async def aclose(self) -> None:
         await self._connection.aclose()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from protocol import keys
+from protocol.clock import ServerClock
 from protocol.codec import decode, decode_lane, encode
 from protocol.connection import Argument, Call, Connection
 from protocol.errors import BadRequest, LeaseLost, NotFound, SessionClosed
@@ -146,6 +147,7 @@ class LaneEntry:
     lane: Lane
     id: EntryId
     message: Control | Picture | Sound | None  # None: cannot be read by this version
+    age_s: float = 0.0  # since it was appended
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ class LaneTail:
     what it read only if that is accepted.
     """
 
-    def __init__(self, tail: Tail, worker_id: str) -> None:
+    def __init__(self, tail: Tail, worker_id: str, clock: ServerClock) -> None:
         self._tail = tail
+        self._clock = clock
         self._calls = keys.calls(worker_id)
         self._called = START
 
@@ -181,7 +184,7 @@ class LaneTail:
         calls = found.pop(self._calls, [])
         if calls:
             self._called = calls[-1].id
-        entries = [_lane_entry(*streams[key], entry) for key, batch in found.items() for entry in batch]
+        entries = [self._entry(*streams[key], entry) for key, batch in found.items() for entry in batch]
         return LaneBatch(entries=entries, called=[call.payload.decode() for call in calls])
 
     async def wake(self) -> None:
@@ -191,9 +194,9 @@ class LaneTail:
     async def aclose(self) -> None:
         await self._tail.aclose()
 
-
-def _lane_entry(session_id: str, lane: Lane, entry: Entry) -> LaneEntry:
-    try:
-        return LaneEntry(session_id, lane, entry.id, decode_lane(lane, entry.payload))
-    except BadRequest:
-        return LaneEntry(session_id, lane, entry.id, None)
+    def _entry(self, session_id: str, lane: Lane, entry: Entry) -> LaneEntry:
+        age_s = self._clock.age_s(entry.appended_ms)
+        try:
+            return LaneEntry(session_id, lane, entry.id, decode_lane(lane, entry.payload), age_s)
+        except BadRequest:
+            return LaneEntry(session_id, lane, entry.id, None, age_s)

@@ -44,12 +44,12 @@ class Script:
 
 # --- session records --------------------------------------------------------------------------------------------------
 
-# KEYS session | spec worker ttl
+# KEYS session | spec worker ttl epoch newest_ms
 OPEN = Script("""
 local stored = redis.call('HGET', KEYS[1], 'spec')
 if stored then return {stored == ARGV[1] and 'ok' or 'taken'} end
-redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'worker', ARGV[2], 'state', 'open', 'epoch', 0, 'publisher', 0,
-  'active', whole(now), 'in:audio', 0, 'in:video', 0, 'out:audio', 0, 'out:video', 0)
+redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'worker', ARGV[2], 'state', 'open', 'epoch', ARGV[4], 'publisher', 0,
+  'active', whole(now), 'in:audio', 0, 'in:video', 0, 'out:audio', 0, 'out:video', 0, 'newest:video', ARGV[5])
 touch(ARGV[3], KEYS[1])
 return {'ok'}
 """)

@@ -39,13 +39,15 @@ class Sessions:
         self._connection = connection
         self._keep = retention
 
-    async def open(self, spec: SessionSpec, worker_id: str) -> None:
-        """Writes the record of a new session that has room on ``worker_id``. Safe to repeat.
+    async def open(self, spec: SessionSpec, worker_id: str, *, epoch: int = 0, newest_ms: int = -1) -> None:
+        """Writes the record of a new session that has room on ``worker_id``. Safe to repeat. A session that was on a
+        server before begins above its last ``epoch``, and tells how much of it (``newest_ms``) is lost.
 
         Raises Conflict where the id names another session.
         """
         key = keys.session(spec.session_id)
-        reply = await self._connection.run(OPEN, [key], encode(spec), worker_id, self._keep.session_ms)
+        keep = self._keep.session_ms
+        reply = await self._connection.run(OPEN, [key], encode(spec), worker_id, keep, epoch, newest_ms)
         if reply[0] != b"ok":
             raise Conflict("this session id is taken")
         index = keys.tenant(spec.tenant)

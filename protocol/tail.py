@@ -18,8 +18,11 @@ WAKE_LIFE_MS = 60_000
 
 @dataclass(frozen=True)
 class Entry:
+    """``appended_ms``: the server's milliseconds at which it was appended, 0 where it does not say."""
+
     id: EntryId
     payload: bytes
+    appended_ms: int = 0
 
 
 class Tail:
@@ -44,7 +47,7 @@ class Tail:
         )
         found: dict[str, list[Entry]] = {}
         for name, entries in reply or ():
-            parsed = [Entry(EntryId.parse(id), fields[b"m"]) for id, fields in entries]
+            parsed = [Entry(EntryId.parse(id), fields[b"m"], int(fields.get(b"a", b"0"))) for id, fields in entries]
             if name.decode() == self._wake:
                 self._woken = parsed[-1].id
             else:

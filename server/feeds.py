@@ -81,15 +81,29 @@ class Feeds:
         feed = self._feeds.get(session_id)
         return None if feed is None else feed.ingest
 
+    def sessions(self) -> list[str]:
+        """Ids of the sessions that are fed here."""
+        return list(self._feeds)
+
+    def hold(self, session_id: str) -> None:
+        """The session's lanes are gone, and will be made anew: what is taken waits until ``go_on``."""
+        if session_id in self._feeds:
+            self._feeds[session_id].ingest.publisher.hold()
+
+    def go_on(self, session_id: str) -> None:
+        if session_id in self._feeds:
+            self._feeds[session_id].ingest.publisher.go_on()
+
+    def newest_ms(self, session_id: str) -> int:
+        """Session time of the newest capture accepted here, -1 for none."""
+        feed = self._feeds.get(session_id)
+        return -1 if feed is None else feed.ingest.clock.newest_ms
+
     def drop(self, session_id: str) -> None:
         feed = self._feeds.pop(session_id, None)
         if feed is not None:
             feed.task.cancel()
             self._metrics.active_streams.set(len(self._feeds))
-
-    def drop_all(self) -> None:
-        for session_id in list(self._feeds):
-            self.drop(session_id)
 
     async def publish(self) -> None:
         """Once a second: each session's stats to its record, and feeds that nobody uses away. Raises BusUnavailable."""

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from protocol.bus import Bus
-from protocol.errors import BusUnavailable, LogLost, LonglookError, NoCapacity, NotFound
+from protocol.errors import BusUnavailable, LogLost, LonglookError, NotFound
 from server.auth import Keyring
 from server.background import Background
+from server.condition import Condition, watch
 from server.feeds import Feeds
 from server.journal.journal import DiskJournal, Journal, NoJournal
 from server.limits import Allowance
@@ -21,6 +22,7 @@ from server.metrics import Metrics
 from server.placement import Board
 from server.questions import Questions
 from server.relay import Relay
+from server.revival import Revival
 from server.sessions import Sessions
 from server.settings import Settings
 from server.sources.addresses import Dialer, Policy
@@ -30,19 +32,6 @@ from server.sources.wanted import Wanted
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-
-
-class Condition:
-    """Whether the bus answered when it was last asked, and whether the gateway is going down."""
-
-    def __init__(self) -> None:
-        self.bus_up = True
-        self.draining = asyncio.Event()
-
-    def check_open(self) -> None:
-        """Raises NoCapacity once the gateway is going down."""
-        if self.draining.is_set():
-            raise NoCapacity("this gateway is going down", retry_after=1.0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,7 @@ class Gateway:
     relay: Relay
     questions: Questions
     sessions: Sessions
+    revival: Revival
     pulling: Pulling
     wanted: Wanted
     journal: Journal
@@ -67,6 +57,7 @@ class Gateway:
     requests: Allowance
     sockets: Allowance
     uploads: Allowance
+    media: Allowance
     exports: Allowance
 
 
@@ -91,12 +82,22 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             metrics=metrics,
             background=background,
         )
+        revival = Revival(
+            bus=bus,
+            board=board,
+            feeds=feeds,
+            relay=relay,
+            questions=questions,
+            background=background,
+            wait_s=settings.limits.unowned_s,
+        )
         sessions = Sessions(
             bus=bus,
             board=board,
             feeds=feeds,
             relay=relay,
             questions=questions,
+            revival=revival,
             journal=journal,
             limits=settings.limits,
         )
@@ -125,6 +126,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             relay=relay,
             questions=questions,
             sessions=sessions,
+            revival=revival,
             pulling=pulling,
             wanted=Wanted(bus=bus, sessions=sessions, pulling=pulling, dialer=dialer, limits=settings.limits),
             journal=journal,
@@ -132,12 +134,14 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             requests=Allowance("requests"),
             sockets=Allowance("connections"),
             uploads=Allowance("uploads"),
+            media=Allowance("media bytes"),
             exports=Allowance("clips"),
         )
         background.start(relay.run(sessions.observe))
         background.start(pulling.run())
         background.start(journal.run())
         background.start(journal.keep(lambda session_id: _alive(bus, session_id)))
+        background.start(watch(bus, condition, metrics, feeds.sessions))
         background.start(_beat(gateway))
         try:
             yield gateway
@@ -165,23 +169,30 @@ async def _alive(bus: Bus, session_id: str) -> bool:
 
 
 async def _beat(gateway: Gateway) -> None:
-    """Once a second: is the bus there, who are the workers, how are the streams, which questions nobody answers."""
+    """Once a second: is the bus's data still ours, who are the workers, how are the streams, what does nobody answer.
+
+    After an outage the questions that nobody has begun to answer are appended again: where they are still there, that
+    changes nothing.
+    """
+    away = False
     while True:
         try:
             await gateway.bus.check()
+            if away:
+                await gateway.questions.append_again()
+                away = False
             await gateway.board.refresh()
             gateway.metrics.report_workers(gateway.board.workers)
             await gateway.feeds.publish()
             await gateway.questions.end_unowned()
             gateway.metrics.decoders.set(len(gateway.nursery))
-            gateway.condition.bus_up = True
         except LogLost as lost:
-            logger.warning("every session is lost: %s", lost.message)
-            gateway.sessions.lost()
+            logger.warning("what the bus held is lost: %s", lost.message)
+            gateway.revival.begin()
             with suppress(LonglookError):
                 await gateway.pulling.restore()
+            away = False
         except LonglookError as error:
-            gateway.condition.bus_up = False
-            logger.warning("the bus does not answer: %s", error.message)
-        gateway.metrics.bus_up.set(gateway.condition.bus_up)
+            away = True
+            logger.debug("the beat is left out: %s", error.message)
         await asyncio.sleep(BEAT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +36,12 @@ class Bucket:
         self.level -= 1.0
         return 0.0
 
+    def charge(self, amount: float, now: float) -> float:
+        """Takes ``amount``, though it may be more than there is; the seconds until what was too much is made up for."""
+        self.level = min(self.level + (now - self.filled_at) * self.rate, self.rate * BURST) - amount
+        self.filled_at = now
+        return max(-self.level / self.rate, 0.0)
+
 
 class Allowance:
     """One kind of thing that tenants do: so many a second, or so many at a time. Tenants are as few as the keys."""
@@ -53,6 +60,23 @@ class Allowance:
         wait = self._buckets[tenant].take(now)
         if wait:
             raise RateLimited(f"too many {self._what}", retry_after=wait)
+
+    def check_paid(self, tenant: str, rate: float) -> None:
+        """Raises RateLimited where the tenant has been charged more than it has at ``rate`` a second."""
+        wait = self.charge(tenant, rate, 0.0)
+        if wait:
+            raise RateLimited(f"too many {self._what}", retry_after=wait)
+
+    async def pace(self, tenant: str, rate: float, amount: float) -> None:
+        """Charge the tenant, and wait until that is made up for: more than ``rate`` a second is held back."""
+        wait = self.charge(tenant, rate, amount)
+        if wait:
+            await asyncio.sleep(wait)
+
+    def charge(self, tenant: str, rate: float, amount: float) -> float:
+        """Takes ``amount`` from the tenant, and returns the seconds until what was too much is made up for."""
+        now = self._clock()
+        return self._buckets.setdefault(tenant, Bucket.full(rate, now)).charge(amount, now)
 
     @contextmanager
     def hold(self, tenant: str, limit: int) -> Iterator[None]:

@@ -23,6 +23,10 @@ class Board:
         self.workers = tuple(await self._bus.placement.workers())
         self._cards |= {worker.card.model.name: worker.card.model for worker in self.workers}
 
+    def forget(self) -> None:
+        """The bus came back without its data: workers are known again once they advertise there."""
+        self.workers = ()
+
     def models(self) -> list[ModelCard]:
         """Models that a worker serves now, by name."""
         served = {worker.card.model.name: worker.card.model for worker in self.workers}
@@ -51,15 +55,16 @@ class Board:
             raise Starting("no worker of this session's model is ready yet", retry_after=2.0)
         return self._cards[model]
 
-    async def place(self, spec: SessionSpec) -> None:
-        """Reserve room, write the session's record, and call the worker.
+    async def place(self, spec: SessionSpec, *, epoch: int = 0, newest_ms: int = -1) -> None:
+        """Reserve room, write the session's record, and call the worker. ``epoch`` and ``newest_ms`` are those of a
+        session that was on a bus before.
 
         Raises:
             NoCapacity, Starting, UnknownModel: nothing was changed.
         """
         worker_id = await self._bus.placement.reserve(spec.model, spec.session_id, spec.budget_tokens)
         try:
-            await self._bus.sessions.open(spec, worker_id)
+            await self._bus.sessions.open(spec, worker_id, epoch=epoch, newest_ms=newest_ms)
             await self._bus.placement.call(worker_id, spec.session_id)
         except BaseException:
             await self._bus.placement.vacate(worker_id, spec.model, spec.session_id, "closed")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from protocol.bus import Bus
-from protocol.errors import LogLost, WorkerLost
-from protocol.messages import AnswerDelta, AnswerDone, AnswerFailed, AnswerStarted
+from protocol.errors import Conflict, NotFound, RateLimited, SessionClosed, WorkerLost
+from protocol.messages import AnswerDelta, AnswerDone, AnswerFailed, AnswerStarted, Ask
 from server.metrics import Metrics
 from server.relay import Relayed
 
@@ -17,6 +18,7 @@ FORGOTTEN_S = 3_600.0  # as long as the bus keeps an unanswered question
 
 @dataclass
 class _Pending:
+    ask: Ask
     accepted_at: float
     heard_at: float
     done: Callable[[], None]
@@ -40,16 +42,16 @@ class Questions:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def expect(self, session_id: str, question_id: str, done: Callable[[], None]) -> bool:
-        """Call before the question is appended; ``done`` is called once it has its outcome.
+    def expect(self, session_id: str, ask: Ask, done: Callable[[], None]) -> bool:
+        """Call before the question is appended; it is kept, and ``done`` is called once it has its outcome.
 
         Returns:
             False where the question is expected already; ``done`` is not kept then.
         """
-        if (session_id, question_id) in self._pending:
+        if (session_id, ask.question_id) in self._pending:
             return False
         now = time.monotonic()
-        self._pending[session_id, question_id] = _Pending(now, now, done)
+        self._pending[session_id, ask.question_id] = _Pending(ask, now, now, done)
         self._gauge()
         return True
 
@@ -83,12 +85,25 @@ class Questions:
                 failed = AnswerFailed(question_id=question_id, code=WorkerLost.code, message=message)
                 await self._bus.outputs.fail_unowned(session_id, failed)
 
-    def lost(self) -> list[tuple[str, AnswerFailed]]:
-        """The bus came back empty: how each question ends. Their readers are still to be told."""
-        message = "the log that held this question was lost"
+    async def append_again(self) -> None:
+        """After an outage: every question that nobody has begun to answer, under its id. Raises BusUnavailable."""
+        for session_id, question_id in list(self._pending):
+            with suppress(NotFound, SessionClosed, Conflict, RateLimited):
+                await self.append_one_again(session_id, question_id)
+
+    async def append_one_again(self, session_id: str, question_id: str) -> None:
+        """Raises BusUnavailable, and whatever else refuses a question."""
+        pending = self._pending.get((session_id, question_id))
+        if pending is not None and not pending.started:
+            await self._bus.lanes.ask(session_id, pending.ask)
+            pending.heard_at = time.monotonic()
+
+    def of(self, session_id: str) -> list[tuple[str, bool]]:
+        """The session's unanswered questions: id, and whether somebody had begun to answer."""
         return [
-            (session_id, AnswerFailed(question_id=question_id, code=LogLost.code, message=message))
-            for session_id, question_id in self._pending
+            (question_id, pending.started)
+            for (owner, question_id), pending in self._pending.items()
+            if owner == session_id
         ]
 
     def _progress(self, pending: _Pending, *, first_token: bool) -> None:

@@ -45,6 +45,7 @@ class Subscription:
         self._queue: deque[Relayed] = deque()
         self._arrived = asyncio.Event()
         self._depth = depth
+        self.began = after  # what comes has later ids
         self._last = after
         self._held: list[Relayed] | None = []  # live outputs that came while older ones were still being fetched
         self._finished = False

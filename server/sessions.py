@@ -23,6 +23,7 @@ from server.media.ingest import Ingest
 from server.placement import Board, check_terms
 from server.questions import Questions
 from server.relay import Relay, Relayed, Subscription
+from server.revival import Revival
 from server.settings import Limits
 
 DEFAULT_POLICY = "window"
@@ -86,6 +87,7 @@ class Sessions:
         feeds: Feeds,
         relay: Relay,
         questions: Questions,
+        revival: Revival,
         journal: Journal,
         limits: Limits,
     ) -> None:
@@ -94,6 +96,7 @@ class Sessions:
         self._feeds = feeds
         self._relay = relay
         self._questions = questions
+        self._revival = revival
         self._journal = journal
         self._limits = limits
         self._rates = Allowance("questions")
@@ -104,6 +107,7 @@ class Sessions:
         """Raises NotFound, for another tenant's session as for none."""
         if not ids.is_session_id(session_id):
             raise NotFound("no such session")
+        await self._revival.settled(session_id)
         record = await self._bus.sessions.get(session_id)
         if record.spec.tenant != tenant:
             raise NotFound("no such session")
@@ -189,6 +193,7 @@ class Sessions:
 
     async def feed(self, record: SessionRecord) -> Ingest:
         """Where the session's media go in. Raises Starting."""
+        self._revival.know(record.spec)
         return await self._feeds.of(record)
 
     def fed(self, session_id: str) -> Ingest | None:
@@ -230,6 +235,8 @@ class Sessions:
         """
         self.check(terms)
         session_id = record.spec.session_id
+        await self._revival.settled(session_id)
+        self._revival.know(record.spec)
         feed = self._feeds.known(session_id)
         newest_ms = max(record.newest_ms, -1 if feed is None else await feed.asked(), 0)
         self._rates.spend(record.spec.tenant, self._limits.questions_per_s)
@@ -250,7 +257,7 @@ class Sessions:
 
     async def _append(self, session_id: str, ask: Ask, terms: AskTerms, recorder: Recorder) -> None:
         await self._relay.hold(session_id)  # before the append, so that nothing of the answer is missed
-        mine = self._questions.expect(session_id, ask.question_id, lambda: self._relay.release(session_id))
+        mine = self._questions.expect(session_id, ask, lambda: self._relay.release(session_id))
         if not mine:
             self._relay.release(session_id)
         try:
@@ -297,6 +304,15 @@ class Sessions:
         """Id of the newest output: a reader that begins after it misses nothing of what is asked for next."""
         return await self._bus.outputs.newest(session_id)
 
+    def attend(self, record: SessionRecord, after: EntryId | None) -> AbstractAsyncContextManager[Subscription]:
+        """Like ``subscribe``, and where the bus loses the session meanwhile, it is opened again."""
+        self._revival.know(record.spec)
+        return self._relay.subscribe(record.spec.session_id, after)
+
+    def reviving(self, session_id: str) -> bool:
+        """Whether the session is being opened again on a bus that lost it."""
+        return self._revival.reviving(session_id)
+
     def subscribe(self, session_id: str, after: EntryId | None = None) -> AbstractAsyncContextManager[Subscription]:
         """The session's outputs after an id, or from now on."""
         return self._relay.subscribe(session_id, after)
@@ -311,11 +327,3 @@ class Sessions:
                 self._journal.known(relayed.session_id).ended(outcome)
             case Closed():
                 self._feeds.drop(relayed.session_id)
-
-    def lost(self) -> None:
-        """The bus came back without its data: every session is gone, and each open question ends with an error."""
-        self._feeds.drop_all()
-        for session_id, failed in self._questions.lost():
-            self._relay.say(session_id, failed)
-        for session_id in self._relay.sessions():
-            self._relay.say(session_id, Closed(reason="log_lost"))

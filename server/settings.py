@@ -43,6 +43,10 @@ class Limits(BaseModel):
         default=10.0, description="questions of one tenant, on average; bursts of twice as many"
     )
 
+    bytes_per_s: float = Field(
+        default=64.0 * MIB, gt=0, description="media bytes of one tenant, on average; what comes faster is held back"
+    )
+
     decode_s: float = Field(default=5.0, description="wait for a decoder's next result before it is killed")
     decode_cpu_s: float = Field(default=0.8, description="processor time for one picture or piece of sound")
     file_cpu_s: int = Field(default=1_800, description="processor time for one whole file")

@@ -44,6 +44,7 @@ class Engine(Protocol):
 class _Waiting:
     picture: Picture
     lossless: bool
+    appended: float  # time.monotonic()
 
 
 class FrameFeed:
@@ -73,7 +74,7 @@ class FrameFeed:
         self._waiting: deque[_Waiting | EndMedia] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Semaphore(under_way)
-        self._arrivals: dict[int, float] = {}
+        self._appended: dict[int, float] = {}
         self._sequence = 0
         self._newest_ms = -1
         self.dropped: Counter[str] = Counter()
@@ -87,13 +88,13 @@ class FrameFeed:
     def depth(self) -> int:
         return len(self._waiting)
 
-    def offer(self, picture: Picture, *, lossless: bool) -> None:
-        """Takes a picture. Where too many wait, the oldest that may be lost goes."""
+    def offer(self, picture: Picture, *, lossless: bool, age_s: float = 0.0) -> None:
+        """Takes a picture, ``age_s`` after its append. Where too many wait, the oldest that may be lost goes."""
         if picture.t_ms < self._newest_ms:
             self.dropped["order"] += 1
             return
         self._newest_ms = picture.t_ms
-        self._waiting.append(_Waiting(picture, lossless))
+        self._waiting.append(_Waiting(picture, lossless, time.monotonic() - age_s))
         if len(self._waiting) > self._bound:
             self._shed()
         self.full = len(self._waiting) >= self._bound
@@ -122,13 +123,13 @@ class FrameFeed:
     def taken(self, event: FrameTaken) -> None:
         """The engine is done with a frame."""
         self._room.release()
-        arrived = self._arrivals.pop(event.sequence, None)
+        appended = self._appended.pop(event.sequence, None)
         if event.outcome == "prefilled":
             self.prefilled += 1
             self.trunk_time_ms = event.t_ms
             self.tokens, self.kv_bytes = event.tokens, event.kv_bytes
-            if arrived is not None:
-                self.lag_ms = max(0.0, round((time.time() - arrived) * 1000, 1))
+            if appended is not None:
+                self.lag_ms = round((time.monotonic() - appended) * 1000, 1)
         elif event.outcome == "dropped_similar":  # it needed no room: the trunk knows already what it shows
             self.trunk_time_ms = event.t_ms
             self.dropped["similar"] += 1
@@ -145,7 +146,7 @@ class FrameFeed:
     async def _push(self, item: _Waiting) -> None:
         await self._room.acquire()
         picture = item.picture
-        patience = NO_DEADLINE_S if item.lossless else self._live_lag_s - max(0.0, time.time() - picture.arrived_at)
+        patience = NO_DEADLINE_S if item.lossless else item.appended + self._live_lag_s - time.monotonic()
         if patience <= 0:
             self._room.release()
             self.dropped["late"] += 1
@@ -158,7 +159,7 @@ class FrameFeed:
             self.dropped["undecodable"] += 1
             return
         self._sequence += 1
-        self._arrivals[self._sequence] = picture.arrived_at
+        self._appended[self._sequence] = item.appended
         await self._engine.send(
             PushFrame(
                 session_id=self._engine_id,

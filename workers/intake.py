@@ -141,7 +141,7 @@ class Intake:
     async def _take_one(self, entry: LaneEntry) -> None:
         match entry.message:
             case Picture() as picture:
-                self._feed.offer(picture, lossless=self._lossless)
+                self._feed.offer(picture, lossless=self._lossless, age_s=entry.age_s)
             case Sound() as sound:
                 self._listen(sound)
             case Ask() as ask:

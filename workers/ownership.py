@@ -138,6 +138,11 @@ class Ownership:
         """Returns once no answer is under way."""
         await self._answers.none_left()
 
+    @property
+    def dropped_for_load(self) -> int:
+        """Live pictures that were lost because they waited too long."""
+        return self._feed.dropped["late"] + self._feed.dropped["backlog"]
+
     def stats(self) -> SessionStats:
         return SessionStats(
             trunk_time_ms=self._feed.trunk_time_ms,

@@ -31,6 +31,7 @@ from workers.capacity import sessions_admitted
 from workers.engine.client import EngineDied
 from workers.engine.messages import Failed, Ready, Stats, Working
 from workers.feed import Engine
+from workers.load import Load
 from workers.ownership import Ending, Ownership
 from workers.pictures import PictureDecoder
 from workers.settings import Settings
@@ -60,6 +61,7 @@ class Worker:
         self._positions_changed = asyncio.Event()
         self._draining = False
         self._stopping = asyncio.Event()
+        self._load = Load()
         self._accused: set[str] = set()  # sessions whose work was under way when the engine ended
 
     @property
@@ -228,16 +230,18 @@ class Worker:
                 owner.end(Ending("closed", "idle"))
 
     async def _advertise(self) -> None:
+        self._load.look([owner.dropped_for_load for owner in self._owned.values()])
         held = {owner.session_id: owner.lease.spec.budget_tokens for owner in self._owned.values()}
         await self._bus.placement.advertise(self._card(), held)
 
     def _card(self) -> WorkerCard:
         rates = [owner.lease.spec.fps for owner in self._owned.values()]
+        most = sessions_admitted(rates, self._engine.ready.frame_seconds, self._settings.max_sessions)
         return WorkerCard(
             worker_id=self._worker_id,
             model=self._engine.ready.card,
             capacity_tokens=self._engine.ready.capacity_tokens,
-            max_sessions=sessions_admitted(rates, self._engine.ready.frame_seconds, self._settings.max_sessions),
+            max_sessions=min(len(self._owned), most) if self._load.behind else most,
             draining=self._draining,
         )
 

@@ -33,6 +33,16 @@ class LanePublisher:
         self._generation: int | None = None
         self._sequences: dict[Lane, int] = {}
         self._order = asyncio.Lock()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    def hold(self) -> None:
+        """The lanes are gone, and will be made anew: what is to be appended waits until ``go_on``."""
+        self._generation = None
+        self._flowing.clear()
+
+    def go_on(self) -> None:
+        self._flowing.set()
 
     async def picture(self, out: PictureOut, arrived_at: float, *, lossless: bool = False) -> None:
         """Append a picture; ``arrived_at`` in Unix seconds.
@@ -61,6 +71,7 @@ class LanePublisher:
         async with self._order:
             try:
                 async with asyncio.timeout(self._stall_s):
+                    await self._flowing.wait()
                     backlog = await self._put(lane, media, lossless=lossless)
                     if lossless:
                         await self._wait_for_reader(lane, backlog)

@@ -12,9 +12,9 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from protocol.errors import BadHeader, BusUnavailable, LonglookError, NotFound, Replaced
+from protocol.errors import BadHeader, BusUnavailable, LogLost, LonglookError, NotFound, Replaced
 from protocol.ids import EntryId
-from protocol.messages import Closed
+from protocol.messages import Closed, Notice
 from protocol.sessions import SessionRecord
 from server.events import capabilities, health_body, output_event, settings_body, stored_kinds
 from server.faults import error_event, notice_event
@@ -68,6 +68,7 @@ class Dialogue:
         self._ingest: Ingest | None = None
         self._acknowledged: dict[int, tuple[int, int]] = {}
         self._ending: asyncio.Task[None] | None = None
+        self._token_lost = False  # with the log that knew it
         self._leaving = False  # the client asked for the session's end
 
     # --- the whole of it ----------------------------------------------------------------------------------------------
@@ -78,8 +79,8 @@ class Dialogue:
         Raises:
             LonglookError: it cannot be served, and was not accepted.
         """
-        async with self._gateway.sessions.subscribe(self._session_id, after) as outputs:
-            self._outbox.put(await self._greeting())
+        async with self._gateway.sessions.attend(self._record, after) as outputs:
+            self._outbox.put({**await self._greeting(), "last_event_id": str(outputs.began)})
             await self._websocket.accept()
             metrics, begun = self._gateway.metrics, time.monotonic()
             metrics.websockets.inc()
@@ -166,6 +167,8 @@ class Dialogue:
             if isinstance(relayed.output, Closed):
                 self._end_session(relayed.output.reason)
                 return
+            if isinstance(relayed.output, Notice) and relayed.output.code == LogLost.code:
+                self._token_lost = True
 
     def _end_session(self, reason: str) -> None:
         code = CloseCode.NORMAL if self._leaving else CloseCode.SESSION_CLOSED
@@ -186,9 +189,12 @@ class Dialogue:
                 if beat % BEATS_PER_HEALTH == 0:
                     await self._tell_health()
                     missed = 0
-                if beat % token_beats == 0:
+                if beat % token_beats == 0 or self._token_lost:
                     self._outbox.put({"type": "resume_token", "token": await self._resume_token()})
+                    self._token_lost = False
             except NotFound:
+                if self._gateway.sessions.reviving(self._session_id):
+                    continue
                 missed += 1  # where the whole log was lost, the gateway's own beat says so first
                 if missed > MISSES:
                     self._outbox.put({"type": "session.closed", "reason": "expired"})
@@ -243,6 +249,7 @@ class Dialogue:
             self._outbox.put(error_event(error))
             self._outbox.close(CloseCode.BAD_MESSAGE, error.message)
             return
+        await self._gateway.media.pace(self._record.spec.tenant, self._limits.bytes_per_s, len(data))
         try:
             await (await self._feed()).offer(self, chunk)
         except Replaced:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse
 
 from protocol.errors import Starting
+from server.faults import error_body, error_headers
 from server.routes.access import GatewayOf
 
 router = APIRouter(tags=["health"])
@@ -19,13 +19,15 @@ async def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-async def ready(gateway: GatewayOf) -> dict[str, Any]:
-    """The bus answers and the gateway is not going down; the workers that are ready, which may be none."""
+@router.get("/readyz", response_class=JSONResponse)
+async def ready(gateway: GatewayOf) -> JSONResponse:
+    """Whether requests should be sent here: 200 `ready`, or `starting` while no worker takes sessions (requests are
+    answered all the same, if only by 503); 503 `draining`, or `degraded` while the bus does not answer.
+    """
     if gateway.condition.draining.is_set():
-        raise Starting("this gateway is going down", retry_after=5.0)
+        return _not_ready("draining", Starting("this gateway is going down", retry_after=5.0))
     if not gateway.condition.bus_up:
-        raise Starting("the bus does not answer", retry_after=1.0)
+        return _not_ready("degraded", Starting("the bus does not answer", retry_after=1.0))
     workers = [
         {
             "id": worker.card.worker_id,
@@ -36,7 +38,13 @@ async def ready(gateway: GatewayOf) -> dict[str, Any]:
         }
         for worker in gateway.board.workers
     ]
-    return {"status": "ready", "workers": workers}
+    takes_sessions = any(not worker.card.draining for worker in gateway.board.workers)
+    status = "ready" if takes_sessions else "starting"
+    return JSONResponse({"status": status, "bus_nearly_full": gateway.condition.crowded, "workers": workers})
+
+
+def _not_ready(status: str, error: Starting) -> JSONResponse:
+    return JSONResponse({"status": status, "error": error_body(error)}, error.status, error_headers(error))
 
 
 @router.get("/metrics")

@@ -50,6 +50,7 @@ async def append(
     wait: Annotated[bool, Query(description="answer when it is all in the session's lanes")] = False,
 ) -> dict[str, Any]:
     """Append one picture, a piece of s16le sound, or a whole video file, by the body's content type."""
+    gateway.media.check_paid(record.spec.tenant, gateway.settings.limits.bytes_per_s)
     kind, parameters = _content_type(request.headers.get("content-type", ""))
     ingest = await gateway.sessions.feed(record)
     taken: dict[str, Any] = {"accepted": True, "media_id": f"m_{secrets.token_hex(6)}"}
@@ -57,7 +58,7 @@ async def append(
         pace = pace or ("fast" if record.spec.ingest == "complete" else "realtime")
         return {**taken, "kind": "file", **await _file(request, record, gateway, ingest, at_ms, track, pace, wait)}
     if kind.startswith("image/"):
-        data = await _body(request, gateway)
+        data = await _body(request, gateway, record)
         codec = sniff_still(data)
         if codec is None:
             raise UnsupportedMedia("pictures are accepted as JPEG, PNG and WebP")
@@ -65,7 +66,7 @@ async def append(
         return {**taken, "kind": "picture", **await _settled(posted, {"frames": 1, "duration_ms": 0})}
     if kind in SOUND_TYPES:
         rate, channels = _sound_form(parameters)
-        data = await _body(request, gateway)
+        data = await _body(request, gateway, record)
         posted = await ingest.post_sound(data, rate, channels, track, at_ms, wait=wait)
         length = 1000 * len(data) // (2 * channels * rate)
         return {**taken, "kind": "sound", **await _settled(posted, {"frames": 0, "duration_ms": length})}
@@ -98,7 +99,7 @@ async def _file(
         held.enter_context(ingest.reading_file())
         spool = Spool(gateway.settings.spool_dir, limits.file_bytes)
         held.callback(spool.close)
-        await spool.fill(_pieces(request))
+        await spool.fill(_paced(request, gateway, record))
         feed = FileFeed(ingest, gateway.nursery, limits)
         try:
             await feed.open(spool)
@@ -143,7 +144,7 @@ async def _read(
             await feed.close()
 
 
-async def _body(request: Request, gateway: Gateway) -> bytes:
+async def _body(request: Request, gateway: Gateway, record: SessionRecord) -> bytes:
     limit = gateway.settings.limits.message_bytes
     pieces: list[bytes] = []
     size = 0
@@ -154,7 +155,15 @@ async def _body(request: Request, gateway: Gateway) -> bytes:
         pieces.append(piece)
     if not size:
         raise BadRequest("the body is empty")
+    gateway.media.charge(record.spec.tenant, gateway.settings.limits.bytes_per_s, size)
     return b"".join(pieces)
+
+
+async def _paced(request: Request, gateway: Gateway, record: SessionRecord) -> AsyncIterator[bytes]:
+    """The body as it comes, no faster than its tenant may send."""
+    async for piece in _pieces(request):
+        await gateway.media.pace(record.spec.tenant, gateway.settings.limits.bytes_per_s, len(piece))
+        yield piece
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:

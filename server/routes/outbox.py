@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 DEPTH = 2_048
+CHARS = 8_000_000
 
 
 class CloseCode(IntEnum):
@@ -34,7 +35,8 @@ class Outbox:
     """Events in order, then one farewell. Nothing is taken after that."""
 
     def __init__(self, depth: int = DEPTH) -> None:
-        self._events: deque[Mapping[str, Any]] = deque()
+        self._events: deque[str] = deque()
+        self._chars = 0
         self._farewell: Farewell | None = None
         self._changed = asyncio.Event()
         self._depth = depth
@@ -47,14 +49,16 @@ class Outbox:
         return self._farewell is not None
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Queue an event. A client that leaves ``depth`` of them unread is cut off."""
+        """Queue an event. A client that leaves ``depth`` of them unread, or 8 million characters, is cut off."""
         if self._farewell is not None:
             return
-        if len(self._events) >= self._depth:
+        text = json.dumps(event, ensure_ascii=False)
+        self._chars += len(text)
+        if len(self._events) >= self._depth or self._chars > CHARS:
             self._events.clear()
             self.close(CloseCode.SLOW, "the client does not read")
             return
-        self._events.append(event)
+        self._events.append(text)
         self._changed.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -70,4 +74,6 @@ class Outbox:
                 return self._farewell
             self._changed.clear()
             await self._changed.wait()
-        return json.dumps(self._events.popleft(), ensure_ascii=False)
+        text = self._events.popleft()
+        self._chars -= len(text)
+        return text

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 @router.post("", status_code=201, responses=shown({**SESSION_EXAMPLE, **TOKEN_EXAMPLE}, "The session is open.", 201))
 async def open_session(body: SessionBody, tenant: Tenant, gateway: GatewayOf) -> dict[str, Any]:
     """Open a session on a worker with room for it. 503 with Retry-After when there is none."""
-    gateway.condition.check_open()
+    gateway.condition.check_room()
     record = await gateway.sessions.open(tenant, body.terms())
     card = await gateway.board.card(record.spec.model)
     return {**session_body(record, card), **await _connect_token(gateway, record.spec.session_id)}

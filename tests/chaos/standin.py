@@ -1,7 +1,8 @@
 """A worker process with an engine that has no model, so that it starts at once: ``python -m tests.chaos.standin``.
 
 Everything but the engine is the product's own. An answer is as many words as may be said, one every ``TOKEN_S``, drawn
-from the question and its seed. SIGUSR1 kills the engine, as a picture that crashes it would.
+from the question and its seed. SIGUSR1 kills the engine, as a picture that crashes it would; SIGUSR2 makes it
+stand still, and the next one go on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ class PacedEngine(FakeEngine):
     def __init__(self, group: asyncio.TaskGroup) -> None:
         super().__init__()
         self._group = group
+        self._moving = asyncio.Event()
+        self._moving.set()
+
+    def halt(self) -> None:
+        """Stands still, or goes on."""
+        if self._moving.is_set():
+            self._moving.clear()
+        else:
+            self.go_on()
+
+    def go_on(self) -> None:
+        self._moving.set()
 
     def _speak(self, session_id: str, ask: AskQuestion, *, start: int) -> None:
         self._group.create_task(self._say_words(session_id, ask, start))
@@ -46,6 +59,7 @@ class PacedEngine(FakeEngine):
         token_ids = [choice.randrange(len(WORDS)) for _ in range(ask.max_tokens)]
         for index in range(start, len(token_ids)):
             await asyncio.sleep(TOKEN_S)
+            await self._moving.wait()
             if session.closed or ask.question_id not in session.running:
                 return
             said = [token_ids[index]]
@@ -82,7 +96,9 @@ async def serve(settings: Settings) -> int:
             worker = Worker(bus, engine, settings, ids.worker_id())
             loop.add_signal_handler(signal.SIGTERM, worker.stop)
             loop.add_signal_handler(signal.SIGUSR1, engine.die)
+            loop.add_signal_handler(signal.SIGUSR2, engine.halt)
             await worker.run()
+            engine.go_on()  # whatever it stood still over has no listener any more
     except* EngineDied:
         status = FAILED
     finally:

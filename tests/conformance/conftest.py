@@ -11,6 +11,7 @@ from protocol.messages import Owned
 from protocol.retention import Retention
 from tests.conformance.samples import SESSION, make_spec
 from tests.conformance.servers import SERVERS, Server, binary_of
+from tests.faults.leaks import lasting_keys
 
 
 @pytest.fixture(scope="session", params=SERVERS)
@@ -38,8 +39,7 @@ async def bus(server_url: str, connection: Connection, retention: Retention) -> 
     bus = await Bus.connect(server_url, retention)
     yield bus
     await bus.aclose()
-    lasting = [key for key in await connection.command("KEYS", "*") if await connection.command("PTTL", key) == -1]
-    assert lasting == [], "keys that never expire"
+    assert await lasting_keys(connection) == [], "keys that never expire"
 
 
 @pytest.fixture

@@ -139,19 +139,22 @@ async def test_a_killed_worker_is_replaced(server: Serving) -> None:
         assert result.as_of_ms >= 2000
 
 
-async def test_a_killed_bus_comes_back_empty_and_serves_on(server: Serving) -> None:
+async def test_a_killed_bus_comes_back_empty_and_the_session_begins_anew(server: Serving) -> None:
     async with await server.client.create_session() as session, session.live() as live:
         await show(live, 0, 1)
+        await watched(live, 1000)
         part(server, "valkey-server").kill()
 
-        async def forgotten() -> bool:
+        async def goes_on() -> bool:
             try:
                 await session.refresh()
-            except LonglookError as error:
-                return getattr(error, "code", "") in ("not_found", "log_lost")
-            return False
+                await show(live, 5, 6)
+                return bool((await (await live.ask(QUESTION, max_tokens=8)).result(30)).text)
+            except LonglookError:
+                return False
 
-        await eventually(forgotten, 60)
+        await eventually(goes_on, 90)
+        assert live.reconnects == 0
     assert (await answered(server)).text
 
 

@@ -20,6 +20,7 @@ from server.auth import Keyring, parse_keys
 from server.drain import DrainServer
 from server.settings import JournalSettings, Limits, Settings, SourceSettings
 from tests.conformance.servers import Server
+from tests.faults.leaks import lasting_keys
 from tests.server.fake_worker import FakeWorker
 from tests.server.wire import until
 
@@ -62,6 +63,7 @@ async def bus(valkey_url: str) -> AsyncIterator[Bus]:
     await bus.aclose()
     bus = await Bus.connect(valkey_url)
     yield bus
+    assert await lasting_keys(bus._connection) == [], "keys that never expire"
     await bus.aclose()
 
 

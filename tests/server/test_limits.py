@@ -51,3 +51,16 @@ def test_origins_kept_out(origin: str) -> None:
     for host in (None, ""):
         with pytest.raises(ForbiddenOrigin):
             check_origin(origin, host, ())
+
+
+def test_what_was_too_much_is_made_up_for() -> None:
+    now = 0.0
+    allowance = Allowance("bytes", lambda: now)
+    allowance.check_paid("alice", 10.0)
+    assert allowance.charge("alice", 10.0, 50.0) == 3.0  # two seconds' worth were there; the rest is debt
+    with pytest.raises(RateLimited) as limited:
+        allowance.check_paid("alice", 10.0)
+    assert limited.value.retry_after == 3.0
+    allowance.check_paid("bob", 10.0)
+    now = 3.0
+    allowance.check_paid("alice", 10.0)

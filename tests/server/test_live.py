@@ -126,13 +126,16 @@ async def test_a_dropped_socket_is_taken_up_again_without_loss(gateway: Served, 
     session = await gateway.open()
     worker.words = ["I", "see"]
     async with connect(f"{gateway.live_url}?session={session['id']}", additional_headers=gateway.auth()) as socket:
-        token = (await hear(socket, "session.ready"))["resume_token"]
+        ready = await hear(socket, "session.ready")
+        token = ready["resume_token"]
+        assert tuple(map(int, ready["last_event_id"].split("-"))) <= (1, 0)
         await socket.send(chunk(JPEG, 0, 0, picture("red")))
         await say(socket, type="question.create", id="q1", question="what colour?")
         first = await hear(socket, "answer.started")
     query = f"?session={session['id']}&token={token}&last_event_id={first['event_id']}"
     async with connect(gateway.live_url + query) as socket:
-        assert (await hear(socket, "session.ready"))["resumed"] is True
+        again = await hear(socket, "session.ready")
+        assert (again["resumed"], again["last_event_id"]) == (True, first["event_id"])
         deltas = [await hear(socket, "answer.delta") for _ in range(3)]
         assert "".join(delta["text"] for delta in deltas) == "I see red"
         assert [delta["index"] for delta in deltas] == [0, 1, 2]

@@ -28,3 +28,16 @@ async def test_a_client_that_reads_nothing_is_let_go() -> None:
     farewell = await outbox.next()
     assert isinstance(farewell, Farewell)
     assert farewell.code is CloseCode.SLOW
+
+
+async def test_large_events_are_bounded_by_their_size() -> None:
+    outbox = Outbox()
+    for _ in range(200):
+        outbox.put({"t": "x" * 60_000})
+    assert outbox.ending
+    assert len(outbox) == 0
+    flowing = Outbox()
+    for _ in range(200):
+        flowing.put({"t": "x" * 60_000})
+        await flowing.next()
+    assert not flowing.ending

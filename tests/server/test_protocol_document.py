@@ -61,6 +61,7 @@ def test_limits_and_their_defaults() -> None:
         "64 KiB": 64 << 10,
         "8,192 characters": 8_192,
         "1,024": 1_024,
+        "64 MiB": 64 << 20,
         "512 MiB": 512 << 20,
     }
     written |= {"25 megapixels": 25_000_000, "4096 x 2176 pixels": 4096 * 2176, "256 KiB": 256 << 10}

@@ -13,6 +13,7 @@ from launcher.valkey import bundled_binary
 from protocol.bus import Bus
 from protocol.connection import Connection
 from tests.conformance.servers import Server
+from tests.faults.leaks import lasting_keys
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -236,6 +237,6 @@ async def bus(server: Server) -> AsyncIterator[Bus]:
     bus = await Bus.connect(server.url)
     yield bus
     await bus.aclose()
-    lasting = [key for key in await connection.command("KEYS", "*") if await connection.command("PTTL", key) == -1]
+    lasting = await lasting_keys(connection)
     await connection.aclose()
     assert lasting == [], "keys that never expire"

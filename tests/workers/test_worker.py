@@ -1,7 +1,6 @@
 """The worker over a real server, with an engine that needs no model."""
 
 import io
-import time
 
 import pytest
 from PIL import Image
@@ -78,14 +77,13 @@ async def test_a_bad_picture_is_dropped_and_counted(bus: Bus) -> None:
     assert engine.free_slots == 16
 
 
-async def test_a_live_session_drops_what_is_too_old_and_keeps_the_newest(bus: Bus) -> None:
+async def test_a_live_session_drops_what_is_too_much_and_keeps_the_newest(bus: Bus) -> None:
     engine = FakeEngine(hold_frames=True)
     async with running(bus, engine, frames_under_way=2) as worker:
         await place(bus, make_spec())
         client = Client(bus)
         await client.said(Owned)
-        await client.show(make_picture(1, arrived_at=time.time() - 60))
-        await client.show(*(make_picture(n) for n in range(2, 21)))
+        await client.show(*(make_picture(n) for n in range(1, 21)))
 
         async def all_read() -> bool:
             return (await bus.lanes.backlog(SESSION))["video"] == 0
@@ -96,7 +94,7 @@ async def test_a_live_session_drops_what_is_too_old_and_keeps_the_newest(bus: Bu
         await client.said(AnswerDone)
         assert worker.sessions == [SESSION]
     session = engine.last_session()
-    assert 1000 not in session.times
+    assert len(session.times) < 20
     assert session.times[-1] == 20_000
     assert session.times == sorted(session.times)
 

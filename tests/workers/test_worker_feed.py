@@ -3,6 +3,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -21,9 +22,9 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
-def make_picture(second: int, *, age: float = 0.0) -> Picture:
+def make_picture(second: int) -> Picture:
     return Picture(
-        t_ms=second * 1000, track=1, sequence=second, width=32, height=16, jpeg=jpeg(), arrived_at=time.time() - age
+        t_ms=second * 1000, track=1, sequence=second, width=32, height=16, jpeg=jpeg(), arrived_at=time.time()
     )
 
 
@@ -99,7 +100,7 @@ async def test_live_pictures_that_wait_too_long_make_room_for_newer_ones(rig: Ri
 
 async def test_pictures_that_must_not_be_lost_say_when_they_are_too_many(rig: Rig) -> None:
     for second in range(1, 12):
-        rig.feed.offer(make_picture(second, age=100.0), lossless=True)
+        rig.feed.offer(make_picture(second), lossless=True, age_s=100.0)
     full = rig.feed.full
     assert full
     await rig.settle(4)
@@ -114,7 +115,7 @@ async def test_pictures_that_must_not_be_lost_say_when_they_are_too_many(rig: Ri
 
 
 async def test_a_live_picture_that_is_too_old_is_not_even_decoded(rig: Rig) -> None:
-    rig.feed.offer(make_picture(1, age=3.0), lossless=False)
+    rig.feed.offer(make_picture(1), lossless=False, age_s=3.0)
     rig.feed.offer(make_picture(2), lossless=False)
     await rig.settle(1)
     assert rig.pushed() == [2]
@@ -145,7 +146,7 @@ async def test_the_end_of_the_media_is_never_shed(rig: Rig) -> None:
 
 
 async def test_what_the_engine_says_of_frames_is_counted(rig: Rig) -> None:
-    rig.feed.offer(make_picture(1, age=1.0), lossless=False)
+    rig.feed.offer(make_picture(1), lossless=False, age_s=1.0)
     await rig.settle(1)
     await rig.take_all()
     assert (rig.feed.prefilled, rig.feed.trunk_time_ms, rig.feed.tokens, rig.feed.kv_bytes) == (1, 1000, 2, 16)
@@ -169,3 +170,16 @@ async def test_an_end_while_decoding_gives_the_slot_back_once(decoder: PictureDe
         while not rig.pushed() and rig.engine.free_slots < free:  # noqa: ASYNC110  # the thread ends by itself
             await asyncio.sleep(0.001)
     assert rig.engine.free_slots + len(rig.pushed()) == free
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0])
+async def test_a_clock_jump_makes_no_picture_late(rig: Rig, monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
+    """Nor do two machines whose clocks differ: lateness is counted by the server's clock and the monotonic one."""
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + jump_s)
+    picture = msgspec.structs.replace(make_picture(1), arrived_at=wall())
+    rig.feed.offer(picture, lossless=False)
+    await rig.settle(1)
+    await rig.take_all()
+    assert rig.feed.dropped == {}
+    assert 0 <= rig.feed.lag_ms < 60_000
