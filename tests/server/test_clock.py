@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from server.media.clock import BackwardTime, SessionClock, Stamp
@@ -152,3 +154,27 @@ def test_a_camera_that_joins_with_a_clock_of_its_own_is_placed_by_its_arrival() 
     assert clock.capture(2, 10**12 * S, now=5.0) == Stamp(5000)
     assert clock.capture(0, (10**9 + 6) * S, now=6.0) == Stamp(6000)
     assert clock.capture(1, 7 * S, now=6.1) == Stamp(6000)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_clients_state_times_of_a_track_do_not_go_back_and_time_does_not_run_away(
+    seed: int, lossless: bool
+) -> None:
+    source = random.Random(seed)
+    clock, newest, now = SessionClock(lossless=lossless), [0] * 4, 1000.0
+    captured = [source.randrange(10**12) for _ in newest]
+    for _ in range(400):
+        now += source.expovariate(10)
+        track = source.randrange(4)
+        captured[track] += source.choice((0, 66_000, 66_000, -200_000, 10 * S, -3600 * S, 10**6 * S, -(10**12)))
+        if source.random() < 0.02:
+            clock.new_publisher()
+        before = clock.newest_ms
+        try:
+            stamp = clock.capture(track, captured[track], now)
+        except BackwardTime:
+            continue
+        assert stamp.t_ms >= newest[track]
+        assert stamp.t_ms <= max(before, 0) + (86_400_000 if lossless else 60_000) + (now - 1000) * 1000 + 1
+        newest[track] = stamp.t_ms
