@@ -163,6 +163,8 @@ class Simulation:
         while session.frames and session.frames[0] + self._load.lag < self._now:
             session.frames.popleft()
             session.late += 1
+            if self._governor is not None:
+                self._governor.late(1)
         if not session.frames:
             del self._waiting[number]
 

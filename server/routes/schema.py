@@ -102,7 +102,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "capabilities": {"vision": True, "audio": False},
     "frame": {"width": 224, "height": 224, "tokens": 64},
     "max_fps": 2.0,
-    "policies": ["window", "full"],
+    "policies": ["window", "infinipot", "full"],
     "default_budget_tokens": 3072,
     "max_budget_tokens": 16384,
 }

@@ -220,6 +220,9 @@ class Engine:
         if self._governor is None:
             return
         live = [session for session in self.sessions.values() if not session.complete]
+        for session in live:
+            self._governor.late(session.late)
+            session.late = 0
         caps = self._governor.review(self._now(), {session.id: self._settings.frame_seconds for session in live})
         for session in live:
             if session.id in caps:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 REVIEW_S = 5.0
+TOLERATED = 0.02  # of the frames may be late
+SHRINKING, RECOVERING = 0.85, 1.03
 _BURST = 2.0  # frames that may follow each other after a pause
 
 
@@ -59,15 +61,22 @@ class Governor:
         self._capacity = capacity
         self._offered: dict[str, int] = {}
         self._since: float | None = None
+        self._late = 0
+        self._share = 1.0
 
     def offered(self, session_id: str) -> None:
         """A session has come with a frame."""
         self._offered[session_id] = self._offered.get(session_id, 0) + 1
 
+    def late(self, frames: int) -> None:
+        """Frames were lost because they waited too long: costs are told too low, or answers take more than a part."""
+        self._late += frames
+
     def review(self, now: float, costs: Mapping[str, float]) -> Mapping[str, float]:
         """Caps in frames a second from now on (inf: none), every `REVIEW_S` seconds; nothing in between.
 
-        `costs`: what a frame of each session that may be capped costs, in seconds.
+        `costs`: what a frame of each session that may be capped costs, in seconds. The capacity that is reckoned with
+        shrinks while frames come too late, and recovers slowly.
         """
         if self._since is None:
             self._since = now
@@ -75,7 +84,9 @@ class Governor:
         if elapsed < REVIEW_S:
             return {}
         demands = {name: Demand(self._offered.get(name, 0) / elapsed, cost) for name, cost in costs.items()}
+        hurried = self._late > TOLERATED * sum(self._offered.values())
+        self._share = self._share * SHRINKING if hurried else min(1.0, self._share * RECOVERING)
         self._offered.clear()
-        self._since = now
-        rate = fair_rate(list(demands.values()), self._capacity)
+        self._since, self._late = now, 0
+        rate = fair_rate(list(demands.values()), self._capacity * self._share)
         return {name: rate if demand.rate > rate else math.inf for name, demand in demands.items()}

@@ -51,6 +51,7 @@ class Session:
         self.id, self.complete, self.alone = opened.session_id, opened.complete, opened.alone
         self.frames = Incoming(changes)
         self.thinning = Thinning()
+        self.late = 0
         self.waiting: list[AskQuestion] = []
         self.turns: deque[RememberTurn] = deque()
         header = voice.chat.header(opened.instructions)
@@ -187,6 +188,7 @@ class Session:
             self.frames.written(frame)
         else:
             self.frames.lost()
+            self.late += outcome == "dropped_late"
         self._emit(taken(frame.command, outcome, tokens=self.trunk.tokens, kv_bytes=self.kv_bytes))
 
     def _notice(self, code: str, message: str) -> None:

@@ -75,6 +75,16 @@ def test_caps_follow_what_is_asked_for() -> None:
     assert set(reviewed(governor, {"a": 5, "b": 5, "c": 5}, REVIEW_S).values()) == {math.inf}
 
 
+def test_what_is_reckoned_with_shrinks_while_frames_are_late_and_recovers() -> None:
+    governor = Governor(capacity=0.85)
+    caps = []
+    for turn in range(12):
+        governor.late(50 if turn < 4 else 0)
+        caps.append(reviewed(governor, {"a": 500}, turn * REVIEW_S)["a"])
+    assert caps[3] < caps[2] < caps[1] < caps[0]
+    assert caps[3] < caps[-1] < 0.85 / 0.05
+
+
 def test_between_reviews_nothing_changes() -> None:
     governor = Governor(capacity=0.85)
     assert governor.review(0.0, {"a": 1.0}) == {}
