@@ -19,6 +19,7 @@ __all__ = ["bus", "gateway", "limits", "valkey_url", "worker"]  # fixtures
 pytestmark = pytest.mark.e2e
 
 SEED = 20_26
+SOUND = bytes(3_200)  # a tenth of a second
 WORDS = ["I", "see", "a", "picture", "that", "is"]
 
 
@@ -79,9 +80,14 @@ async def test_answers_survive_a_slow_wire_that_breaks_at_random(gateway: Served
         proxy.downstream = Faults(latency_s=0.02, jitter_s=0.01, bytes_per_s=625_000, slice_bytes=200, reset_rate=0.02)
         for number, question in enumerate(questions):
             await client.picture(picture("red"), 1.0 + number / 2)
+            await client.sound(SOUND, number / 10)
             await client.ask(question, "What colour is it?")
         await client.until_ended(questions, seconds=40)
+        await client.until(lambda: client.unsettled == 0, seconds=40)
         assert client.witness.finish() == []
+        assert client.refused == {}
+        heard = await worker.saw(client.session_id, lambda owned: len(owned.sounds) >= 20)
+        assert sum(len(sound.pcm) for sound in heard.sounds) == 20 * len(SOUND)
     summary = client.witness.summary()
     assert summary.done == summary.accepted == 20
 
