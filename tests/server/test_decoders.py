@@ -198,6 +198,13 @@ async def test_memory_has_a_limit(nursery: Nursery) -> None:
     await small.close()
 
 
+async def test_processor_time_for_one_picture_has_a_limit(nursery: Nursery) -> None:
+    hasty = await nursery.spawn(msgspec.structs.replace(SETUP, cpu_seconds=0.02))
+    assert pictures(await results(hasty, Still(codec="png", t_ms=0, data=picture("red", "PNG")))) == [(0, "red")]
+    with pytest.raises(DecoderLost):
+        await results(hasty, Still(codec="png", t_ms=1, data=picture("red", "PNG", (2000, 2000))))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 async def test_a_decoder_holds_nothing_of_the_gateways(decoder: Decoder) -> None:
     await results(decoder, Flush())
