@@ -15,7 +15,7 @@ from workers.memory.anchor import closed
 from workers.memory.chain import Block, Chain, all_pages, slots_of
 from workers.memory.compaction import Gathering, Readback, gather, side_by_side
 from workers.memory.facts import Facts
-from workers.memory.policy import Contents, Keep, Policy
+from workers.memory.policy import Contents, Keep, Policy, Rank
 from workers.memory.pool import Share
 
 RECENT = 8  # newest frames that survivors are compared with
@@ -110,21 +110,10 @@ class Trunk(Chain):
             self.facts.forget(ids)
             return None
         pages = self.share.take(-(-count // self._pool.page_size))
-        recent = [block for block in self.blocks if block.grid >= 0][-RECENT:]
-        job = Gathering(
-            sources=self._slots_of(leaving),
-            targets=self._pool.slots_of(_one_plane(pages))[:, :, :count],
-            told=told,
-            turns=np.repeat([block.turn for block in leaving], [block.tokens for block in leaving]),
-            recent=self._slots_of(recent),
-            recent_told=self.facts.told(np.concatenate([np.empty(0, np.int64), *map(_run, recent)])),
-            places=self.facts.places,
-            rank=keep.rank,
-        )
         low, high = min(block.low - block.turn for block in leaving), max(block.high - block.turn for block in leaving)
         biased = any(block.biased for block in leaving)
         core = Block(Kind.FRAME, leaving[-1].time_ms, -1, -1, count, pages, low, high, biased=biased, told=told)
-        return Leaving(self, job, core, place, ids)
+        return Leaving(self, self._gathering(leaving, told, core, keep.rank), core, place, ids)
 
     def take_in(self, leaving: Leaving, told: Tensor) -> None:
         """The survivors are where they belong."""
@@ -132,6 +121,20 @@ class Trunk(Chain):
         self.blocks = (*self.blocks[: leaving.place], core, *self.blocks[leaving.place :])
         self._unread.append(Readback(told, slots_of(self._pool, core), leaving.ids))
         self._changed()
+
+    def _gathering(self, blocks: Sequence[Block], told: Tensor, core: Block, rank: Rank) -> Gathering:
+        """From blocks that have left the trunk into a core."""
+        recent = [block for block in self.blocks if block.grid >= 0][-RECENT:]
+        return Gathering(
+            sources=self._slots_of(blocks),
+            targets=self._slots_of([core]),
+            told=told,
+            turns=np.repeat([block.turn for block in blocks], [block.tokens for block in blocks]),
+            recent=self._slots_of(recent),
+            recent_told=self.facts.told(np.concatenate([np.empty(0, np.int64), *map(_run, recent)])),
+            places=self.facts.places,
+            rank=rank,
+        )
 
     def _told_of(self, blocks: Sequence[Block]) -> Tensor:
         """What is known of the tokens of frames and cores, as in a Gathering."""
