@@ -36,8 +36,12 @@ from protocol.bus import Bus
 ANSWER_S = 1.0
 DECODER_MIB = 300.0
 LATE_MS = 1000.0
-SOCKETS = 3  # sessions attacked over sockets, each with one track for every format
-POSTERS = 3  # sessions to which bodies are posted
+SOCKETS = 2  # sessions attacked over sockets, each with one track for every format
+POSTERS = 2  # sessions to which bodies are posted
+SERVER = {
+    "LONGLOOK_MAX_SESSIONS": "32",
+    "LONGLOOK_THREADS": "1",  # damaged pictures that can be decoded keep the model busy: it leaves decoders a core
+}
 QUEUED = 512
 HEADERS = "header"
 
@@ -67,7 +71,7 @@ async def attack(
     with tempfile.TemporaryDirectory(prefix="longlook-bench-") as folder:
         log = Path(folder) / "serve.log"
         async with private_bus() as url:
-            surroundings = {"LONGLOOK_REDIS_URL": url, "LONGLOOK_MAX_SESSIONS": "32", **(environment or {})}
+            surroundings = {**SERVER, "LONGLOOK_REDIS_URL": url, **(environment or {})}
             async with serving(log, environment=surroundings) as server:
                 result = await _attack(plan, inputs, server, url, meanwhile)
             result["summary"]["crashes_outside"] += tracebacks(log)

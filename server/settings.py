@@ -48,7 +48,7 @@ class Limits(BaseModel):
     )
 
     decode_s: float = Field(default=5.0, description="wait for a decoder's next result before it is killed")
-    decode_cpu_s: float = Field(default=0.8, description="processor time for one picture or piece of sound")
+    decode_cpu_s: float = Field(default=0.5, description="processor time for one picture or piece of sound")
     file_cpu_s: int = Field(default=1_800, description="processor time for one whole file")
     decoder_bytes: int = Field(default=224 * MIB, description="memory of a decoder process, beside its libraries")
     send_s: float = Field(default=10.0, description="wait for a client to take what is sent to it")
