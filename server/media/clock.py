@@ -69,8 +69,12 @@ class SessionClock:
         """The next chunk is another connection's: its clock may be another one."""
         self._fresh = True
 
-    def capture(self, track: int, capture_us: int, now: float) -> Stamp:
+    def capture(self, track: int, capture_us: int, now: float, *, resumes: bool = False) -> Stamp:
         """Stamp a chunk captured at ``capture_us`` of the publisher's clock.
+
+        Args:
+            resumes: it is not the first that its client ever sent: a connection that begins with it goes on where
+                another one broke off, however far back that was.
 
         Raises:
             BackwardTime: the track has a newer chunk already; nothing changed.
@@ -80,7 +84,7 @@ class SessionClock:
         if self._base_ms is None:
             self._base_ms = capture_ms - expected
         told = self._fresh or track not in self._tracks  # what was never heard before cannot have jumped
-        if self._fresh and not self._continues(capture_ms - self._base_of(track), expected):
+        if self._fresh and not self._continues(capture_ms - self._base_of(track), expected, resumes=resumes):
             self._base_ms = capture_ms - expected
             self._bases.clear()
         self._fresh = False
@@ -107,10 +111,11 @@ class SessionClock:
     def _base_of(self, track: int) -> float:
         return self._bases.get(track, self._base_ms or 0.0)
 
-    def _continues(self, t_ms: float, expected: float) -> bool:
+    def _continues(self, t_ms: float, expected: float, *, resumes: bool) -> bool:
         """Whether a connection's first chunk comes from the clock of the connection before."""
+        earliest = 0.0 if resumes else self._newest_ms - SAME_CLOCK_MS
         latest = expected + (self._jump_ms if self._lossless else SAME_CLOCK_MS)
-        return self._newest_ms - SAME_CLOCK_MS <= t_ms <= latest
+        return earliest <= t_ms <= latest
 
     def _corrected(self, track: int, capture_ms: float, expected: float, now: float) -> float:
         """Session time by the track's clock or, where that cannot be, by another known one, or by a new one."""

@@ -332,7 +332,7 @@ class Ingest:
         if track.repeats(chunk.sequence, chunk.capture_us):
             return None
         try:
-            stamp = self.clock.capture(chunk.track, chunk.capture_us, now)
+            stamp = self.clock.capture(chunk.track, chunk.capture_us, now, resumes=chunk.sequence > 0)
         except BackwardTime as error:
             if chunk.sequence <= track.offered:
                 return None

@@ -178,3 +178,16 @@ def test_whatever_clients_state_times_of_a_track_do_not_go_back_and_time_does_no
         assert stamp.t_ms >= newest[track]
         assert stamp.t_ms <= max(before, 0) + (86_400_000 if lossless else 60_000) + (now - 1000) * 1000 + 1
         newest[track] = stamp.t_ms
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_what_is_sent_again_after_a_broken_connection_keeps_its_times(lossless: bool) -> None:
+    """A gateway may have read far ahead of what it had acknowledged when it died."""
+    clock = SessionClock(lossless=lossless, newest_ms=30_000, newest_at=100.0, origin_us=50 * S)
+    assert clock.capture(1, 72 * S, now=103.0, resumes=True) == Stamp(22_000)
+    assert clock.capture(0, 81 * S, now=103.0) == Stamp(31_000)
+
+
+def test_a_client_that_begins_anew_is_not_taken_for_one_that_goes_on() -> None:
+    clock = SessionClock(lossless=False, newest_ms=30_000, newest_at=100.0, origin_us=0)
+    assert clock.capture(1, 1 * S, now=103.0).t_ms == 33_000
