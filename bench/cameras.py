@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from launcher.serve import free_port
 from launcher.serving import logged, serving, tail
 from longlook_client import AsyncClient, LonglookError
 from protocol.bus import Bus
+from protocol.errors import BusUnavailable
 from protocol.messages import ModelCard, WorkerCard
 
 RESULTS = Path("bench/results/cameras-cpu.json")
@@ -242,7 +243,8 @@ async def _advertise(bus: Bus) -> None:
     )
     card = WorkerCard(worker_id="w_onlooker", model=model, capacity_tokens=1 << 20, max_sessions=64)
     while True:
-        await bus.placement.advertise(card, {})
+        with suppress(BusUnavailable):
+            await bus.placement.advertise(card, {})
         await asyncio.sleep(ADVERTISE_S)
 
 

@@ -72,7 +72,11 @@ class Onlooker:
         """Note pictures until cancelled."""
         try:
             while True:
-                batch = await self._tail.read(dict(self._positions))
+                try:
+                    batch = await self._tail.read(dict(self._positions))
+                except BusUnavailable:
+                    await asyncio.sleep(POLL_S)  # nothing is lost: it is read later, and counts as late
+                    continue
                 now = time.time()
                 for entry in batch.entries:
                     self._positions[entry.session_id, entry.lane] = entry.id
