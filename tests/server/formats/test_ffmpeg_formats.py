@@ -170,7 +170,7 @@ def test_pictures_that_are_stored_out_of_order_come_out_in_order() -> None:
 @pytest.mark.parametrize(("form", "video"), [("webm", "vp8"), ("mp4", "h264"), ("webm", "vp9"), ("mp4", "av1")])
 def test_a_new_decoder_takes_a_stream_up_at_its_next_fragment(form: StreamForm, video: VideoCodec) -> None:
     """The second decoder begins in the middle of anything; times are those of before."""
-    data = footage.stream(form, video, None, 30, key_every=10, fragment_ms=300)
+    data = footage.stream(form, video, None, 40, key_every=10, fragment_ms=300)
     pieces = list(footage.cut(data, 4, longest=len(data) // 12))
     jobs = [Slice(form=form, track=2, t_ms=1000, data=piece) for piece in pieces]
     half = len(jobs) // 2
