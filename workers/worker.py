@@ -210,6 +210,8 @@ class Worker:
                 continue
             try:
                 record = await self._bus.sessions.get(session_id)
+                if record.state == "live":
+                    continue  # its lease has a moment left: looked at again with the next beat
                 tokens = record.spec.budget_tokens
                 await self._bus.placement.reserve(self._model, session_id, tokens, worker_id=self._worker_id)
             except NotFound:

@@ -235,3 +235,20 @@ async def test_a_bus_that_pauses_for_longer_than_the_lease_costs_nothing(server:
         assert [type(output) for output in said].count(Owned) == 1
         assert worker.sessions == [SESSION]
     await short.aclose()
+
+
+async def test_a_session_whose_lease_has_a_moment_left_is_taken_with_the_next_beat(bus: Bus, server: Server) -> None:
+    connection = Connection(server.url)
+    await bus.sessions.open(make_spec(), "w_a")
+    await bus.leases.acquire(SESSION, "w_a")
+    await bus.placement.vacate("w_a", CARD.name, SESSION, "orphan")  # looked for, though its lease still stands
+    async with running(bus, FakeEngine(), "w_b") as worker:
+        await asyncio.sleep(1.2)  # a beat goes by: there is no event for what a worker leaves alone
+        assert await connection.command("ZSCORE", keys.owned(CARD.name), SESSION) == 0
+        await connection.command("DEL", keys.lease(SESSION))
+
+        async def taken() -> bool:
+            return worker.sessions == [SESSION]
+
+        await until(taken)
+    await connection.aclose()
