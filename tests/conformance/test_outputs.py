@@ -142,9 +142,10 @@ class TestKeeping:
 
     async def test_what_was_said_of_an_open_question_is_kept_until_its_end(self, bus: Bus, owned: Lease) -> None:
         await bus.lanes.ask(SESSION, make_ask())
-        for n, output in enumerate((STARTED, DELTA, NOTICE), 1):
+        said: list[Output] = [STARTED, DELTA, NOTICE]
+        for n, output in enumerate(said, 1):
             await bus.outputs.append(SESSION, owned.epoch, [(n, output)])
-        assert [event.output for event in await bus.outputs.since(SESSION)][-3:] == [STARTED, DELTA, NOTICE]
+        assert [event.output for event in await bus.outputs.since(SESSION)][-3:] == said
         await bus.outputs.append(SESSION, owned.epoch, [(4, DONE)])
         assert await bus.outputs.since(SESSION) == []
 

@@ -11,11 +11,21 @@ from protocol.errors import NotFound
 from tests.chaos.client import Client
 from tests.faults.proxy import FaultProxy
 from tests.faults.shaping import Faults
-from tests.server.conftest import KEY, Served, bus, gateway, limits, valkey_url, worker
+from tests.server.conftest import (
+    KEY,
+    Served,
+    bus,
+    gateway,
+    journal_settings,
+    limits,
+    source_settings,
+    valkey_url,
+    worker,
+)
 from tests.server.fake_worker import FakeWorker
 from tests.server.wire import picture
 
-__all__ = ["bus", "gateway", "limits", "valkey_url", "worker"]  # fixtures
+__all__ = ["bus", "gateway", "journal_settings", "limits", "source_settings", "valkey_url", "worker"]  # fixtures
 pytestmark = pytest.mark.e2e
 
 SEED = 20_26

@@ -81,7 +81,7 @@ class Stand:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, GatewayProcess]]:
     with (
         Server(bundled_binary(), tmp_path_factory.mktemp("bus") / "s.sock") as bus,
-        gateway_process(bus.url, **LIMITS) as gateway,
+        gateway_process(bus.url, log=None, **LIMITS) as gateway,
         worker_process(bus.url, gateway, sessions=90),
     ):
         yield bus.url, gateway
