@@ -173,7 +173,7 @@ def test_a_new_decoder_takes_a_stream_up_at_its_next_fragment(form: StreamForm, 
     data = footage.stream(form, video, None, 40, key_every=10, fragment_ms=300)
     pieces = list(footage.cut(data, 4, longest=len(data) // 12))
     jobs = [Slice(form=form, track=2, t_ms=1000, data=piece) for piece in pieces]
-    half = len(jobs) // 2
+    half = len(jobs) // 4
     first = list(run(JobDecoder(SETUP), jobs[:half]))
     kept = [out for out in first if isinstance(out, Preamble)][-1]
     jobs[half] = Slice(form=form, track=2, t_ms=1000, data=pieces[half], preamble=kept)
