@@ -296,10 +296,11 @@ class Ingest:
             Session time of the newest picture in its lane or on the way there, -1 for none.
         """
         self._delivery.pin()
+        came_ms = max(self._newest_ms, self._sliced_ms)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.ask_s):
-                await self._delivery.until(max(self._newest_ms, self._sliced_ms))
-        return self._newest_ms
+                await self._delivery.until(came_ms)
+        return min(self._newest_ms, came_ms)
 
     # --- how it is ----------------------------------------------------------------------------------------------------
 
