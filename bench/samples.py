@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.priority import usual_priority
+
 SIZE = (160, 120)
 PICTURES = 8
 RATE = 8  # pictures a second
@@ -37,6 +39,7 @@ class Sample:
     kind: str = ""
 
 
+@usual_priority()
 def samples() -> list[Sample]:
     """One or more for each format, the same at every call."""
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder's errors alone

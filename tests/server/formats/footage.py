@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.priority import usual_priority
 from server.media.jobs import Setup, VideoCodec
 
 WIDTH, HEIGHT = 160, 128
@@ -79,6 +80,7 @@ def opened(jpeg: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
+@usual_priority()
 def units(
     codec: VideoCodec,
     numbers: Sequence[int],
@@ -111,6 +113,7 @@ def decoded(codec: VideoCodec, data: Sequence[bytes]) -> list[Pixels]:
     return [_pixels(frame) for frame in [*frames, *context.decode(None)]]
 
 
+@usual_priority()
 def stream(
     form: str,
     video: VideoCodec,

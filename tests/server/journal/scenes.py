@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.priority import usual_priority
+
 SIZE = (160, 120)
 RATE = 10
 ENCODERS = {
@@ -33,6 +35,7 @@ def scene(number: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@usual_priority()
 def units(codec: str, count: int, *, key_every: int = 10, reorder: bool = False) -> list[bytes]:
     """One access unit for each scene; with ``reorder``, not in the order in which they are shown."""
     name, options = ENCODERS[codec]
