@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -12,6 +13,13 @@ from msgspec.structs import replace
 from protocol.bus import Bus
 from tests.server.fake_worker import FakeWorker, make_card
 from tests.server.formats.footage import HEIGHT, RATE, WIDTH
+
+
+@pytest.fixture(autouse=True)
+def granted() -> Iterator[None]:
+    """The processor time that decoding in this process was granted must not end it in a later test."""
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @pytest.fixture
