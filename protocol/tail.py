@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from protocol import keys
 from protocol.connection import Connection
 from protocol.ids import START, EntryId
+from protocol.scripts import WAKE
 
 WAKE_LIFE_MS = 60_000
 
@@ -56,8 +57,7 @@ class Tail:
 
     async def wake(self) -> None:
         """Makes a ``read`` that is waiting, or else the next one, return at once."""
-        await self._shared.command("XADD", self._wake, "MINID", "~", str(self._woken), "*", "m", b"")
-        await self._shared.command("PEXPIRE", self._wake, WAKE_LIFE_MS)
+        await self._shared.run(WAKE, [self._wake], str(self._woken), WAKE_LIFE_MS)
 
     async def aclose(self) -> None:
         await self._blocking.aclose()

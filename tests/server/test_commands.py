@@ -18,7 +18,7 @@ def test_a_chunk_by_its_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [b"", bytes(16), struct.pack("!BBHIq", 1, 1, 0, 0, 0), bytes(100), b"\x01\x06" + bytes(30)]
+    "message", [b"", bytes(16), struct.pack("!BBHIq", 1, 1, 0, 0, 0), bytes(100), b"\x01\x0e" + bytes(30)]
 )
 def test_what_is_no_chunk(message: bytes) -> None:
     with pytest.raises(BadHeader):

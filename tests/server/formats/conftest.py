@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from msgspec.structs import replace
+from PIL import Image
 
 from protocol.bus import Bus
 from tests.server.fake_worker import FakeWorker, make_card
@@ -16,10 +17,12 @@ from tests.server.formats.footage import HEIGHT, RATE, WIDTH
 
 
 @pytest.fixture(autouse=True)
-def granted() -> Iterator[None]:
-    """The processor time that decoding in this process was granted must not end it in a later test."""
+def unlimited() -> Iterator[None]:
+    """Decoding in this process sets limits for its whole life: processor time, and the size of pictures."""
+    pixels = Image.MAX_IMAGE_PIXELS
     yield
     signal.setitimer(signal.ITIMER_PROF, 0)
+    Image.MAX_IMAGE_PIXELS = pixels
 
 
 @pytest.fixture
