@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 SEED, SECONDS = 642, 9.5  # everything that can go wrong does
 
 
+@pytest.mark.storm
 async def test_in_a_short_storm_every_promise_is_kept(tmp_path: Path) -> None:
     told: list[str] = []
     report = await play(tmp_path, standin(), seed=SEED, seconds=SECONDS, sessions=6, tell=told.append)
