@@ -137,12 +137,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             media=Allowance("media bytes"),
             exports=Allowance("clips"),
         )
-        background.start(relay.run(sessions.observe))
-        background.start(pulling.run())
-        background.start(journal.run())
-        background.start(journal.keep(lambda session_id: _alive(bus, session_id)))
-        background.start(watch(bus, condition, metrics, feeds.sessions))
-        background.start(_beat(gateway))
+        _start(gateway)
         try:
             yield gateway
         finally:
@@ -150,6 +145,19 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             with suppress(LonglookError):
                 await feeds.publish()  # the next gateway goes on with these clocks
             background.cancel()
+
+
+def _start(gateway: Gateway) -> None:
+    """All that runs beside the requests."""
+    for work in (
+        gateway.relay.run(gateway.sessions.observe),
+        gateway.pulling.run(),
+        gateway.journal.run(),
+        gateway.journal.keep(lambda session_id: _alive(gateway.bus, session_id)),
+        watch(gateway.bus, gateway.condition, gateway.metrics, gateway.feeds.sessions),
+        _beat(gateway),
+    ):
+        gateway.background.start(work)
 
 
 def make_journal(settings: Settings, metrics: Metrics, relay: Relay) -> Journal:
