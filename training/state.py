@@ -1,6 +1,7 @@
 """An interrupted training on disk: weights, what the optimizers remember, and the number of the next update."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,17 +12,22 @@ _SHARD_BYTES = 14 * 1024**2
 
 
 def save_state(folder: Path, step: int, student: nn.Module, optimizers: list[Optimizer]) -> None:
-    """Writes the state as files of at most 14 MiB each (a larger tensor has a file to itself)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.pt"):
-        old.unlink()
-    _write(folder, "weights", [(name, tensor.cpu()) for name, tensor in student.state_dict().items()])
+    """Writes the state as files of at most 14 MiB each (a larger tensor has a file to itself).
+
+    What the folder held before stays until the new state is whole.
+    """
+    fresh = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _write(fresh, "weights", [(name, tensor.cpu()) for name, tensor in student.state_dict().items()])
     entries: list[tuple[str, object]] = []
     for number, optimizer in enumerate(optimizers):
         for index, memory in optimizer.state_dict()["state"].items():
             entries += [(f"{number}.{index}.{key}", _small(value)) for key, value in memory.items()]
-    _write(folder, "memory", entries)
-    (folder / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    _write(fresh, "memory", entries)
+    (fresh / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
 
 
 def _write(folder: Path, kind: str, entries: list[tuple[str, object]]) -> None:

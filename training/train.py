@@ -4,17 +4,17 @@
 
 Stages: `pictures` (six pictures, mostly what is there now), `clips` (twelve), `streams` (44, the trunk a window of
 them) and `minutes` (132 pictures, up to four minutes); in some examples of the last two, patches that did not change
-are left out. Every update is numbered and depends only on the seed and its number; a run that finds a state goes on
-from it. `--until` ends a run early, `--minutes` by the clock; the learning rate falls to nothing over the whole plan,
-however many runs it takes. Tokenizer and configuration are in models/mini: `python -m training.vocabulary` and
-`python -m training.architecture` write them.
+are left out. Every update is numbered and depends only on the seed and its number. The state is saved every 500 updates
+and at the end; a run that finds one goes on from it. `--until` ends a run early, `--minutes` by the clock; the learning
+rate falls to nothing over the whole plan, however many runs it takes. Tokenizer and configuration are in models/mini:
+`python -m training.vocabulary` and `python -m training.architecture` write them.
 """
 
 import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ from workers.models.qwen25vl import VisionBlock
 from workers.models.tokenizer import Tokenizer
 
 WARM_UP = 100
+SAVED_EVERY = 500
 _SHARD = 12 * 1024**2
 
 
@@ -115,8 +116,12 @@ def train(
     until: int,
     deadline: float,
     journal: Journal,
+    save: Callable[[int], None],
 ) -> int:
-    """Updates from `start` to `until` or the deadline (time.monotonic); the number of the next one."""
+    """Updates from `start` to `until` or the deadline (time.monotonic); the number of the next one.
+
+    `save` is told now and then, and at the end, which update is next.
+    """
     step = start
     while step < until and time.monotonic() < deadline:
         asked = time.monotonic()
@@ -125,6 +130,9 @@ def train(
         outcome, batch = trainer.update(step, made)
         step += 1
         journal.record(step, plan[step - 1], outcome, batch, waited)
+        if step % SAVED_EVERY == 0:
+            save(step)
+    save(step)
     return step
 
 
@@ -159,9 +167,12 @@ def main() -> None:
         wanted.log, resumed=start > 0, device=trainer_name(wanted.device), today=f"{datetime.now(UTC):%Y-%m-%d}"
     )
     until = min(wanted.until or len(plan), len(plan))
-    step = train(trainer, batches, plan, start, until, began + 60 * wanted.minutes, journal)
-    save_state(wanted.state, step, trainer.student, trainer.optimizers)
-    journal.write()
+
+    def save(step: int) -> None:
+        save_state(wanted.state, step, trainer.student, trainer.optimizers)
+        journal.write()
+
+    step = train(trainer, batches, plan, start, until, began + 60 * wanted.minutes, journal, save)
     if wanted.out is not None:
         wanted.out.mkdir(parents=True, exist_ok=True)
         save_model(trainer.student.model, wanted.out, "int8", _SHARD)
