@@ -125,7 +125,9 @@ class SessionBody(BaseModel):
     fps: float = Field(default=1.0, description="pictures a second that the model sees, at most the model's max_fps")
     budget_tokens: int | None = Field(default=None, description="memory of the session; default: the model's")
     policy: str | None = Field(default=None, max_length=64, description="how the memory is kept inside its budget")
-    instructions: str = Field(default="", description="said to the model once, before everything else")
+    instructions: str = Field(
+        default="", description="said to the model once, before everything else; empty: that it watches a live video"
+    )
     ingest: Literal["live", "complete"] = Field(
         default="live", description="live keeps up with the present and may drop pictures; complete drops nothing"
     )

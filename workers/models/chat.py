@@ -81,10 +81,14 @@ class Chat:
         self._user_turn = [*newline, start, *self._encode("user\n")]
         self._assistant_turn = [end, *newline, start, *self._encode("assistant\n")]
 
-    def header(self, instructions: str = INSTRUCTIONS) -> Span:
-        """The start of every session: the system turn and the opening of the user's, on a new clock."""
-        system = [self._special.im_start, *self._encode(f"system\n{instructions}"), self._special.im_end]
-        return _text(Clock(self._rate), [*system, *self._user_turn])
+    def header(self, instructions: str = "") -> Span:
+        """The start of every session: the system turn and the opening of the user's, on a new clock.
+
+        Where no instructions are given, `INSTRUCTIONS` stand: the bundled model has never seen an empty system turn.
+        """
+        system = f"system\n{instructions or INSTRUCTIONS}"
+        tokens = [self._special.im_start, *self._encode(system), self._special.im_end, *self._user_turn]
+        return _text(Clock(self._rate), tokens)
 
     def frame(
         self,

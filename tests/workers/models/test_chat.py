@@ -1,5 +1,7 @@
 """Hand-written tables: what each verb of the grammar lays out, and where."""
 
+from collections.abc import Callable
+
 import pytest
 
 from workers.models.chat import Chat, Span, SpecialTokens
@@ -49,8 +51,9 @@ def test_header(chat: Chat) -> None:
     assert header.clock == Clock(rate=2, next=21)
 
 
-def test_default_instructions(chat: Chat) -> None:
-    assert readable(chat.header()) == "<start>system\nYou are watching a live video.<end>\n<start>user\n"
+@pytest.mark.parametrize("header", [Chat.header, lambda chat: chat.header("")])
+def test_without_instructions_the_usual_ones_stand(chat: Chat, header: Callable[[Chat], Span]) -> None:
+    assert readable(header(chat)) == "<start>system\nYou are watching a live video.<end>\n<start>user\n"
 
 
 def test_first_frame_opens_a_segment_and_the_next_one_continues_it(chat: Chat) -> None:
