@@ -245,12 +245,11 @@ class FixedAttention:
 
     def admits(self, queries: Sequence[Query]) -> bool:
         """Whether these are single tokens that see nothing but stored keys, in the same slots of every plane."""
-        tables = [_table(query) for query in queries if query.stop - query.start == 1 and not _apart(query)]
-        return (
-            len(tables) == len(queries) <= self._batch
-            and all(table.shape[:2] == (1, 1) for table in tables)
-            and sum(table.shape[-1] for table in tables) + self._batch <= self._slots
-        )
+        if len(queries) > self._batch or any(query.stop - query.start > 1 or _apart(query) for query in queries):
+            return False
+        shapes = [table.shape for query in queries for table in _tables(query)]
+        alike = all(shape[:2] == (1, 1) for shape in shapes)
+        return alike and sum(shape[-1] for shape in shapes) + self._batch <= self._slots
 
     def plan(self, queries: Sequence[Query]) -> None:
         """Prepares the next run, for queries that it admits."""
@@ -292,14 +291,22 @@ def _own(query: Query) -> Table:
     return (slots[:1, :1] if alike else slots).astype(np.int32)
 
 
-def _table(query: Query) -> Table:
+def _tables(query: Query) -> list[Table]:
     """All slots that a query sees as they were stored, its own last."""
-    return _joined([*(part.slots for part in query.parts if not part.turn and not part.biased), _own(query)])
+    return [*(part.slots for part in query.parts if not part.turn and not part.biased), _own(query)]
+
+
+def _table(query: Query) -> Table:
+    """The same as one table."""
+    return _joined(_tables(query))
 
 
 def _joined(tables: Sequence[Table]) -> Table:
-    planes = np.broadcast_shapes(*(table.shape[:2] for table in tables))
-    return np.concatenate([np.broadcast_to(table, (*planes, table.shape[-1])) for table in tables], axis=-1)
+    planes = {table.shape[:2] for table in tables}
+    if len(planes) > 1:
+        every = np.broadcast_shapes(*planes)
+        tables = [np.broadcast_to(table, (*every, table.shape[-1])) for table in tables]
+    return np.concatenate(tables, axis=-1)
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:
