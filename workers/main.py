@@ -83,7 +83,7 @@ async def _serve(settings: Settings, stop: Stop) -> int:
 
 
 async def _work(settings: Settings, stop: Stop) -> int:
-    bus = await _connect(settings.redis_url)
+    bus = await connect(settings.redis_url)
     try:
         async with asyncio.TaskGroup() as group:
             try:
@@ -107,7 +107,7 @@ async def _run(bus: Bus, engine: EngineClient, settings: Settings, stop: Stop) -
         await engine.close()
 
 
-async def _connect(url: str) -> Bus:
+async def connect(url: str) -> Bus:
     """Waits for a bus that is starting beside this process. Raises BusUnavailable."""
     deadline = time.monotonic() + BUS_WAIT_S
     while True:

@@ -52,7 +52,7 @@ class Member:
     process: asyncio.subprocess.Process | None = None
     keeper: asyncio.Task[None] | None = None
     starts: int = 0
-    statuses: list[int] = field(default_factory=list)  # of those that ended without being killed from here
+    crashes: list[tuple[int, Path]] = field(default_factory=list)  # status and log of those not killed from here
     killed: bool = False
 
     @property
@@ -173,9 +173,9 @@ class Cluster:
     def crashes(self) -> list[str]:
         """Members that ended on their own, with their last words."""
         return [
-            f"{member.name} ended with {status}:\n{tail(member.last_log)}"
+            f"{member.name} ended with {status}:\n{tail(log)}"
             for member in self.members
-            for status in member.statuses
+            for status, log in member.crashes
         ]
 
     def _gateway(self, number: int, surroundings: Mapping[str, str]) -> Member:
@@ -189,7 +189,7 @@ class Cluster:
             member.process = await logged(list(member.command), member.last_log, member.environment)
             status = await member.process.wait()
             if not member.killed:
-                member.statuses.append(status)
+                member.crashes.append((status, member.last_log))
             if not self._restarts:
                 return
             await asyncio.sleep(PAUSE_S)

@@ -45,12 +45,13 @@ class Person:
         self.sound_ms = 0
         self._chance = random.Random(seed)
         self._asking = True
+        self._staying = True
         self._poisoned = 0
 
     async def run(self) -> None:
-        """Shows and asks until cancelled."""
+        """Shows and asks until told to leave."""
         beat = 0
-        while True:
+        while self._staying:
             await self.client.sound(self._noise(), self.sound_ms / 1000)
             self.sound_ms += round(SOUND_S * 1000)
             if beat % BEATS_PER_PICTURE == 0:
@@ -87,6 +88,10 @@ class Person:
     def hush(self) -> None:
         """No more questions."""
         self._asking = False
+
+    def leave(self) -> None:
+        """Nothing more to show or to say: all that was said is counted."""
+        self._staying = False
 
     def lost_sound(self) -> list[tuple[int, int]]:
         """Session times, from and to, of the sound that the server said it did not take."""

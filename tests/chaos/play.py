@@ -92,13 +92,18 @@ async def play(
         ledger = SoundLedger(connection, [person.session_id for person in people])
         storm = Storm(running, people, tell)
         async with asyncio.TaskGroup() as group:
-            lives = [group.create_task(life) for person in people for life in (person.run(), person.client.run())]
-            lives.append(group.create_task(ledger.run()))
+            lives = [group.create_task(person.run()) for person in people]
+            others = [group.create_task(person.client.run()) for person in people]
+            others.append(group.create_task(ledger.run()))
             await storm.run(schedule(seed, seconds))
             tell("quiet")
             await _settle(running, people, report)
-            for life in lives:
-                life.cancel()
+            for person in people:
+                person.leave()
+            await asyncio.wait(lives)
+            await _be_heard(people, report)
+            for task in others:
+                task.cancel()
         report.faults, report.missed = storm.done, storm.missed
         await ledger.read()
         _witness(people, ledger, report)
@@ -128,7 +133,15 @@ async def _rest(person: Person) -> None:
     await client.until_connected(seconds=QUIET_S)
     last = await person.ask()
     await client.until_ended([*person.questions, last], seconds=QUIET_S)
-    await client.until(lambda: client.unsettled == 0, seconds=QUIET_S)
+
+
+async def _be_heard(people: Sequence[Person], report: Report) -> None:
+    """Whoever was there to the end has an acknowledgement of all that was said."""
+    for client in (person.client for person in people if not person.client.closed):
+        try:
+            await client.until(lambda client=client: client.unsettled == 0, seconds=QUIET_S)  # type: ignore[misc]
+        except TimeoutError:
+            report.broken.append(f"{client.session_id}: {client.unsettled} pieces of sound are not acknowledged")
 
 
 def _witness(people: Sequence[Person], ledger: SoundLedger, report: Report) -> None:

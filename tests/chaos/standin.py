@@ -13,17 +13,16 @@ import signal
 from collections.abc import Sequence
 
 from protocol import ids
-from protocol.bus import Bus
 from protocol.logs import configure_logs
 from tests.workers.fake_engine import FakeEngine
 from workers.engine.client import EngineDied
 from workers.engine.messages import AskQuestion, QuestionDone, Tokens
+from workers.main import FAILED, connect
 from workers.settings import Settings
 from workers.worker import Worker
 
 TOKEN_S = 0.02
 WORDS = ("red ", "green ", "blue ", "left ", "right ", "ball ", "cube ", "gone ")
-FAILED = 1
 
 
 def spell(token_ids: Sequence[int]) -> str:
@@ -87,7 +86,7 @@ class PacedEngine(FakeEngine):
 
 async def serve(settings: Settings) -> int:
     """Runs until SIGTERM, which drains, or until the engine dies: the exit status."""
-    bus = await Bus.connect(settings.redis_url)
+    bus = await connect(settings.redis_url)
     loop = asyncio.get_running_loop()
     status = 0
     try:
