@@ -165,7 +165,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session was opened with. ``store`` None: nothing of it is stored."""
+    """What a session was opened with. ``store`` None: nothing of it is stored. ``metadata`` is the client's own."""
 
     session_id: str
     tenant: str
@@ -177,6 +177,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     ingest: Ingest
     created_at: float
     store: Store | None = None
+    metadata: dict[str, str] = {}
 
 
 class SessionStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -112,7 +112,7 @@ class Sessions:
         session_id = spec.session_id
         names = [keys.session(session_id), keys.output(session_id), keys.questions(session_id)]
         names += [keys.sources(session_id), keys.source_states(session_id)]
-        bare = encode(msgspec.structs.replace(spec, instructions=""))
+        bare = encode(msgspec.structs.replace(spec, instructions="", metadata={}))
         await self._connection.run(ERASE, names, bare, keys.question(session_id, ""))
 
     async def once(self, scope: str, key: str, body_digest: str, value: bytes) -> bytes | None:

@@ -144,6 +144,7 @@ def session_body(record: SessionRecord, card: ModelCard | None) -> dict[str, Any
         "state": record.state,
         "created_at": spec.created_at,
         "settings": settings_body(record),
+        "metadata": spec.metadata,
         "stored": stored_kinds(record),
         "capabilities": capabilities(card),
         "live_url": f"/v1/live?session={spec.session_id}",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 
 from protocol import ids
 from protocol.bus import Bus
-from protocol.errors import BadRequest, Conflict, NotFound, QuestionTooLong, RateLimited, SessionClosed, TooLarge
+from protocol.errors import Conflict, NotFound, RateLimited, SessionClosed
 from protocol.ids import EntryId
-from protocol.messages import AnswerDone, AnswerFailed, Ask, Closed, Mode, QuestionRecord, SessionSpec, Store
-from protocol.messages import Ingest as IngestMode
+from protocol.messages import AnswerDone, AnswerFailed, Ask, Closed, QuestionRecord, SessionSpec
 from protocol.sessions import SessionRecord
 from server.feeds import Feeds
 from server.journal.journal import Journal
@@ -25,55 +22,9 @@ from server.questions import Questions
 from server.relay import Relay, Relayed, Subscription
 from server.revival import Revival
 from server.settings import Limits
+from server.terms import AskTerms, OpenTerms
 
 DEFAULT_POLICY = "window"
-LATEST_MS = 1 << 52  # a session time that JSON's numbers hold exactly
-
-
-@dataclass(frozen=True)
-class OpenTerms:
-    """What a session is opened with; None takes the model's default."""
-
-    model: str | None = None
-    fps: float = 1.0
-    budget_tokens: int | None = None
-    policy: str | None = None
-    instructions: str = ""
-    ingest: IngestMode = "live"
-    store: Store | None = None
-
-
-@dataclass(frozen=True)
-class AskTerms:
-    """A question as a client puts it; ``at_ms`` None means the newest picture accepted."""
-
-    question: str
-    id: str | None = None
-    mode: Mode = "frozen"
-    at_ms: int | None = None
-    remember: bool = True
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-
-    def same_as(self, ask: Ask) -> bool:
-        """Whether ``ask`` is this question, put before."""
-        mine = (self.question, self.mode, self.remember, self.max_tokens, self.temperature, self.top_p)
-        stored = (ask.text, ask.mode, ask.remember, ask.max_tokens, ask.temperature, ask.top_p)
-        return mine == stored and self.at_ms in (None, ask.at_ms) and self.seed in (None, ask.seed)
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-
-def is_text(text: str) -> bool:
-    """Whether ``text`` can be stored: JSON lets halves of characters (lone surrogates) through, UTF-8 has none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Sessions:
@@ -130,11 +81,7 @@ class Sessions:
 
         What is to be stored has its place before the session exists: an error leaves nothing behind.
         """
-        if len(terms.instructions) > self._limits.instructions_chars:
-            message = f"instructions are limited to {self._limits.instructions_chars} characters"
-            raise TooLarge(message, param="instructions")
-        if not is_text(terms.instructions):
-            raise BadRequest("instructions hold half a character", param="instructions")
+        terms.check(self._limits)
         card = await self._board.served(terms.model)
         budget = card.default_budget_tokens if terms.budget_tokens is None else terms.budget_tokens
         policy = terms.policy or (DEFAULT_POLICY if DEFAULT_POLICY in card.policies else card.policies[0])
@@ -153,6 +100,7 @@ class Sessions:
             ingest=terms.ingest,
             created_at=round(time.time(), 3),
             store=terms.store,
+            metadata=dict(terms.metadata),
         )
         await self._journal.admit(spec)
         try:
@@ -208,24 +156,6 @@ class Sessions:
 
     # --- ask, cancel --------------------------------------------------------------------------------------------------
 
-    def check(self, terms: AskTerms) -> None:
-        """Raises QuestionTooLong, BadRequest."""
-        limits = self._limits
-        if len(terms.question) > limits.question_chars:
-            raise QuestionTooLong(f"a question has at most {limits.question_chars} characters", param="question")
-        faults = {
-            "question": not terms.question.strip() or not is_text(terms.question),
-            "id": terms.id is not None and not ids.is_question_id(terms.id),
-            "at_ms": terms.at_ms is not None and not 0 <= terms.at_ms <= LATEST_MS,
-            "max_tokens": not 1 <= terms.max_tokens <= limits.answer_tokens,
-            "temperature": not 0 <= terms.temperature <= 2,
-            "top_p": not 0 < terms.top_p <= 1,
-            "seed": terms.seed is not None and not 0 <= terms.seed < 1 << 63,
-        }
-        for name, wrong in faults.items():
-            if wrong:
-                raise BadRequest(f"{name} is missing or out of range", param=name)
-
     async def ask(self, record: SessionRecord, terms: AskTerms) -> str:
         """Append a question and return its id; once this returns, it is accepted. Putting the same again is no error.
 
@@ -233,7 +163,7 @@ class Sessions:
             QuestionTooLong, BadRequest, RateLimited, NotFound, SessionClosed
             Conflict: the id was used for another question.
         """
-        self.check(terms)
+        terms.check(self._limits)
         session_id = record.spec.session_id
         await self._revival.settled(session_id)
         self._revival.know(record.spec)
@@ -273,14 +203,14 @@ class Sessions:
 
     async def ask_once(self, record: SessionRecord, terms: AskTerms, key: str) -> str:
         """Like ``ask``, but a request repeated under the same idempotency key means the same question."""
-        self.check(terms)
+        terms.check(self._limits)
         session_id = record.spec.session_id
         question_id = terms.id or ids.question_id()
         stored = await self._bus.sessions.once(session_id, key, terms.digest(), question_id.encode())
         if stored is not None:
             question_id = stored.decode()
         try:
-            return await self.ask(record, AskTerms(**{**asdict(terms), "id": question_id}))
+            return await self.ask(record, replace(terms, id=question_id))
         except BaseException:
             if stored is None:
                 await self._bus.sessions.forget_once(session_id, key)

@@ -10,7 +10,7 @@ import msgspec
 from protocol.errors import BadHeader, BadRequest, TooLarge
 from protocol.messages import Mode
 from server.media.tracks import Chunk, Codec
-from server.sessions import AskTerms
+from server.terms import AskTerms
 
 CHUNK_HEADER = struct.Struct("!BBHIq")  # version, codec, track, sequence, capture time in microseconds
 VERSION = 1

@@ -22,7 +22,7 @@ from server.media.ingest import Ingest, Posted
 from server.media.uploads import FileFeed, Pace, Spool, Summary
 from server.routes.access import GatewayOf, UsableRecord
 from server.routes.schema import MEDIA_EXAMPLE, shown
-from server.sessions import LATEST_MS
+from server.terms import LATEST_MS
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["media"])

@@ -18,7 +18,7 @@ from server.journal.export import Clip, Exporter
 from server.journal.recording import Recording
 from server.routes.access import GatewayOf, Tenant
 from server.routes.schema import RECORDING_EXAMPLE, TEXT_EXAMPLE, shown
-from server.sessions import LATEST_MS
+from server.terms import LATEST_MS
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from protocol.messages import Store
-from server.sessions import AskTerms, OpenTerms
+from server.terms import AskTerms, OpenTerms
 
 LONGEST_RETENTION_HOURS = 24 * 366 * 10  # ten years; longer is for ever
 
@@ -25,6 +25,7 @@ SESSION_EXAMPLE: dict[str, Any] = {
         "ingest": "live",
         "store": "off",
     },
+    "metadata": {"camera": "front door"},
     "stored": [],
     "capabilities": {"vision": True, "audio": False},
     "live_url": "/v1/live?session=s_5f0c3a9e1b7d4c2a8e6f9b01",
@@ -131,9 +132,13 @@ class SessionBody(BaseModel):
     ingest: Literal["live", "complete"] = Field(
         default="live", description="live keeps up with the present and may drop pictures; complete drops nothing"
     )
-
     store: Literal["off", "forever"] | StoreBody = Field(
         default="off", description="whether media, frames and texts are kept on disk, and for how long"
+    )
+    metadata: dict[str, str] = Field(
+        default_factory=dict,
+        description="the client's own words about the session, given back as they are: at most 16 pairs of keys of"
+        " 1 to 64 characters and values of at most 512",
     )
 
     def terms(self) -> OpenTerms:

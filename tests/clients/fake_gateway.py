@@ -126,7 +126,8 @@ class FakeGateway:
 
     def session(self) -> Message:
         settings = {"fps": 1.0, "budget_tokens": 1024, "policy": "window", "instructions": "", "ingest": self.ingest}
-        return {"id": "s1", "object": "session", "model": "mini", "state": "open", "settings": settings, "new": 1}
+        info = {"id": "s1", "object": "session", "model": "mini", "state": "open", "settings": settings, "new": 1}
+        return {**info, "metadata": {"camera": "door"}}
 
     async def _live(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
         await receive()

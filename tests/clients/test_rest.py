@@ -27,14 +27,15 @@ DONE = {
 
 
 async def test_session_opens_with_the_given_settings_and_is_closed(gateway: FakeGateway, client: AsyncClient) -> None:
-    async with await client.create_session(fps=2, ingest="complete") as session:
+    async with await client.create_session(fps=2, ingest="complete", metadata={"camera": "door"}) as session:
         assert session.id == "s1"
         assert session.info is not None
         assert session.info.settings.budget_tokens == 1024
+        assert session.info.metadata == {"camera": "door"}
         assert (await session.health()).memory.tokens == 320
     methods = [(method, path) for method, path, _, _ in gateway.requests]
     assert methods == [("POST", "/v1/sessions"), ("GET", "/v1/sessions/s1"), ("DELETE", "/v1/sessions/s1")]
-    assert json.loads(gateway.requests[0][3]) == {"fps": 2, "ingest": "complete"}
+    assert json.loads(gateway.requests[0][3]) == {"fps": 2, "ingest": "complete", "metadata": {"camera": "door"}}
 
 
 async def test_closing_keeps_what_is_stored_and_deleting_does_not(gateway: FakeGateway, client: AsyncClient) -> None:

@@ -15,7 +15,8 @@ def make_spec(session_id: str = SESSION, *, tenant: str = "alice", created_at: f
         fps=1.0,
         budget_tokens=1024,
         policy="window",
-        instructions="",
+        instructions="Be brief.",
+        metadata={"camera": "door"},
         ingest="live",
         created_at=created_at,
     )

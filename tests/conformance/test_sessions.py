@@ -66,7 +66,7 @@ async def test_erasing_leaves_no_word_of_the_session(
     left = {key.decode() for key in await connection.command("KEYS", f"ll:{{{SESSION}}}:*")}
     assert left == {keys.session(SESSION), keys.output(SESSION)}
     record = await bus.sessions.get(SESSION)
-    assert (record.state, record.spec) == ("closed", replace(make_spec(), instructions=""))
+    assert (record.state, record.spec) == ("closed", replace(make_spec(), instructions="", metadata={}))
     await bus.sessions.erase(replace(make_spec(), session_id=OTHER))
 
 

@@ -33,8 +33,14 @@ def logged(valkey_url: str, bus: Bus, tmp_path: Path) -> Iterator[GatewayProcess
 
 async def test_logs_hold_ids_and_no_secrets(logged: GatewayProcess, worker: FakeWorker, tmp_path: Path) -> None:
     secrets = [KEY, "planted-question", "planted-instructions", "planted-wrong-key"]
+    secrets += ["planted-key", "planted-value"]
     async with httpx.AsyncClient(base_url=logged.url, headers=AUTH) as http:
-        session = (await http.post("/v1/sessions", json={"instructions": "planted-instructions"})).json()
+        session = (
+            await http.post(
+                "/v1/sessions",
+                json={"instructions": "planted-instructions", "metadata": {"planted-key": "planted-value"}},
+            )
+        ).json()
         secrets.append(session["connect_token"])
         await http.get("/v1/models", headers={"authorization": "Bearer planted-wrong-key"})
         await http.post(f"/v1/sessions/{session['id']}/questions", json={"question": "planted-question"})

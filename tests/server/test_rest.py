@@ -218,6 +218,14 @@ async def test_a_tenants_sessions_are_its_own(gateway: Served, worker: FakeWorke
         ({"instructions": "\ud800"}, 400, "bad_request", "instructions"),
         ({"colour": "red"}, 400, "bad_request", "colour"),
         ({"instructions": "x" * 9000}, 413, "too_large", "instructions"),
+        ({"metadata": {str(n): "" for n in range(17)}}, 413, "too_large", "metadata"),
+        ({"metadata": {"k" * 65: "v"}}, 413, "too_large", "metadata"),
+        ({"metadata": {"k": "v" * 513}}, 413, "too_large", "metadata"),
+        ({"metadata": {"": "v"}}, 400, "bad_request", "metadata"),
+        ({"metadata": {"\ud800": "v"}}, 400, "bad_request", "metadata"),
+        ({"metadata": {"k": "\ud800"}}, 400, "bad_request", "metadata"),
+        ({"metadata": {"k": 1}}, 400, "bad_request", "metadata.k"),
+        ({"metadata": ["k"]}, 400, "bad_request", "metadata"),
     ],
 )
 async def test_terms_that_cannot_be_met(
@@ -228,6 +236,16 @@ async def test_terms_that_cannot_be_met(
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["param"]) == (status, code, param)
     assert refused.headers["x-request-id"].startswith("r_")
+
+
+async def test_metadata_comes_back_as_it_was_given(gateway: Served, worker: FakeWorker) -> None:
+    longest = {"k" * 64: "v" * 512, **{f"key {n}": "" for n in range(14)}, "Ort": "Küche 🎥"}
+    session = await gateway.open(metadata=longest)
+    assert session["metadata"] == longest
+    assert (await gateway.http.get(f"/v1/sessions/{session['id']}")).json()["metadata"] == longest
+    plain = await gateway.open()
+    listed = (await gateway.http.get("/v1/sessions")).json()["data"]
+    assert {one["id"]: one["metadata"] for one in listed} == {session["id"]: longest, plain["id"]: {}}
 
 
 @pytest.mark.parametrize(

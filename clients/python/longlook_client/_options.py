@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 from longlook_client._types import Ingest, Mode, Store
@@ -10,7 +11,8 @@ from longlook_client._types import Ingest, Mode, Store
 class SessionOptions(TypedDict, total=False):
     """``fps``: sampled frames a second. ``budget_tokens``: the session's memory on the worker. ``ingest``: ``live``
     keeps up with the present and may drop pictures, ``complete`` drops nothing. ``store``: whether the session is
-    recorded, and for how long: ``off``, ``forever`` or ``{"retention_hours": 24}``."""
+    recorded, and for how long: ``off``, ``forever`` or ``{"retention_hours": 24}``. ``metadata``: words
+    of your own that the session carries."""
 
     model: str
     fps: float
@@ -19,6 +21,7 @@ class SessionOptions(TypedDict, total=False):
     instructions: str
     ingest: Ingest
     store: Store
+    metadata: Mapping[str, str]
 
 
 class QuestionOptions(TypedDict, total=False):

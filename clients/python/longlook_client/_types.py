@@ -76,6 +76,7 @@ class SessionInfo(Record):
     state: str = ""
     created_at: float | str = 0.0
     settings: SessionSettings = SessionSettings()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     stored: Sequence[str] = ()
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     live_url: str = ""

@@ -29,7 +29,8 @@ from tests.server.wire import H264, PNG, answer, chunk, h264_units, hear, pictur
 pytestmark = pytest.mark.e2e
 
 SOURCE = random.Random(20261123)
-WORDS = {name: f"planted-{name}-{SOURCE.randbytes(12).hex()}" for name in ("question", "answer", "instructions")}
+NAMES = ("question", "answer", "instructions", "metadata")
+WORDS = {name: f"planted-{name}-{SOURCE.randbytes(12).hex()}" for name in NAMES}
 MEDIA = {name: bytes(SOURCE.randrange(1, 256) for _ in range(48)) for name in ("png", "unit", "file")}
 PATTERNS = {**{name: word.encode() for name, word in WORDS.items()}, **MEDIA}
 
@@ -111,7 +112,8 @@ def seen(values: list[bytes]) -> set[str]:
 async def live_through(gateway: Served, worker: FakeWorker, temporary: Path) -> tuple[dict[str, Any], set[str]]:
     """A session with every pattern in it; what was seen of them in temporary files meanwhile."""
     worker.words = [WORDS["answer"]]
-    session = await gateway.open(instructions=WORDS["instructions"], store="forever", fps=4, ingest="complete")
+    said = {"instructions": WORDS["instructions"], "metadata": {"word": WORDS["metadata"]}}
+    session = await gateway.open(**said, store="forever", fps=4, ingest="complete")
     path = f"/v1/sessions/{session['id']}"
     async with connect(f"{gateway.live_url}?session={session['id']}&token={session['connect_token']}") as socket:
         await socket.send(chunk(PNG, 0, 0.0, planted_png()))
@@ -144,7 +146,7 @@ async def test_nothing_planted_can_be_read_before_and_nothing_is_left_after(
     session, meanwhile = await live_through(gateway, worker, temporary)
     await everything_stored(gateway, session)
     assert "file" in meanwhile  # so that its absence later says something
-    assert {"question", "answer", "instructions"} <= seen(await bus_values(worker))
+    assert set(NAMES) <= seen(await bus_values(worker))
 
     # A stolen disk: data and sealed keys, but not the server's key.
     assert seen(list(files(journal_settings.dir))) == set()
