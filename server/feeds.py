@@ -8,23 +8,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from protocol.bus import Bus
 from protocol.errors import LonglookError
-from protocol.messages import ModelCard
+from protocol.messages import ModelCard, SessionSpec
 from protocol.sessions import SessionRecord
-from server.background import Background
 from server.faults import error_event
-from server.journal.journal import Journal
 from server.journal.recorder import Recorder
 from server.media.clock import COMPLETE_JUMP_MS, LIVE_JUMP_MS, SessionClock
 from server.media.continuity import Continuity
-from server.media.decoders import Nursery
 from server.media.ingest import Ingest
 from server.media.jobs import Preamble, Setup, decode_preamble, encode
 from server.media.publisher import LanePublisher
 from server.media.tally import Tally
-from server.metrics import Metrics
-from server.placement import Board
+from server.parts import Parts
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -43,33 +38,17 @@ class _Feed:
 class Feeds:
     """Makes a session's ingest when it is first used here. Each runs in the background, and fails alone."""
 
-    def __init__(
-        self,
-        *,
-        bus: Bus,
-        board: Board,
-        nursery: Nursery,
-        journal: Journal,
-        settings: Settings,
-        metrics: Metrics,
-        background: Background,
-    ) -> None:
-        self._bus = bus
-        self._board = board
-        self._nursery = nursery
-        self._journal = journal
-        self._settings = settings
-        self._metrics = metrics
-        self._background = background
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._feeds: dict[str, _Feed] = {}
 
     async def of(self, record: SessionRecord) -> Ingest:
         """The session's ingest. Raises Starting where the session's model is not known yet, and NoSandbox."""
-        self._nursery.check()
+        self._parts.nursery.check()
         session_id = record.spec.session_id
         if session_id not in self._feeds:
-            card = await self._board.card(record.spec.model)
-            recorder = await self._journal.recorder(record.spec)
+            card = await self._parts.board.card(record.spec.model)
+            recorder = await self._parts.journal.recorder(record.spec)
             if session_id not in self._feeds:
                 self._start(record, card, recorder)
         feed = self._feeds[session_id]
@@ -103,13 +82,13 @@ class Feeds:
         feed = self._feeds.pop(session_id, None)
         if feed is not None:
             feed.task.cancel()
-            self._metrics.active_streams.set(len(self._feeds))
+            self._parts.metrics.active_streams.set(len(self._feeds))
 
     async def publish(self) -> None:
         """Once a second: each session's stats to its record, and feeds that nobody uses away. Raises BusUnavailable."""
         now = time.monotonic()
         for session_id, feed in list(self._feeds.items()):
-            await self._bus.sessions.publish_ingest(session_id, feed.ingest.stats())
+            await self._parts.bus.sessions.publish_ingest(session_id, feed.ingest.stats())
             if feed.ingest.fed:
                 feed.used_at = now
             elif now - feed.used_at > IDLE_S:
@@ -117,21 +96,17 @@ class Feeds:
 
     def _start(self, record: SessionRecord, card: ModelCard, recorder: Recorder) -> None:
         session_id = record.spec.session_id
-        limits = self._settings.limits
+        ingest = self._made(record, card, recorder)
+        task = self._parts.background.start(self._carry(session_id, ingest))
+        self._feeds[session_id] = _Feed(ingest, task, time.monotonic())
+        self._parts.metrics.active_streams.set(len(self._feeds))
+
+    def _made(self, record: SessionRecord, card: ModelCard, recorder: Recorder) -> Ingest:
+        parts, session_id = self._parts, record.spec.session_id
+        limits = parts.settings.limits
         lossless = record.spec.ingest == "complete"
-        ingest = Ingest(
-            setup=Setup(
-                width=card.frame_width,
-                height=card.frame_height,
-                fps=record.spec.fps,
-                quality=self._settings.jpeg_quality,
-                max_pixels=limits.picture_pixels,
-                max_video_pixels=limits.video_pixels,
-                memory_bytes=limits.decoder_bytes,
-                cpu_seconds=limits.decode_cpu_s,
-                preamble_bytes=limits.preamble_bytes,
-                jump_ms=round(COMPLETE_JUMP_MS if lossless else LIVE_JUMP_MS),
-            ),
+        return Ingest(
+            setup=_setup(parts.settings, card, record.spec),
             clock=SessionClock(
                 lossless=lossless,
                 newest_ms=record.ingest.session_time_ms,
@@ -139,24 +114,21 @@ class Feeds:
                 origin_us=record.ingest.origin_us,
             ),
             publisher=LanePublisher(
-                self._bus.lanes, session_id, lossless=lossless, backlog=limits.backlog, stall_s=limits.stall_s
+                parts.bus.lanes, session_id, lossless=lossless, backlog=limits.backlog, stall_s=limits.stall_s
             ),
-            nursery=self._nursery,
+            nursery=parts.nursery,
             limits=limits,
-            tally=Tally(self._metrics, record.ingest),
+            tally=Tally(parts.metrics, record.ingest),
             recorder=recorder,
             lossless=lossless,
             continuity=Continuity(_preambles(record), lambda preamble: self._keep(session_id, preamble)),
         )
-        task = self._background.start(self._carry(session_id, ingest))
-        self._feeds[session_id] = _Feed(ingest, task, time.monotonic())
-        self._metrics.active_streams.set(len(self._feeds))
 
     async def _keep(self, session_id: str, preamble: Preamble) -> None:
         packed = encode(preamble)
         if len(packed) <= KEPT_BYTES:
             with suppress(LonglookError):
-                await self._bus.sessions.keep_preamble(session_id, preamble.track, packed)
+                await self._parts.bus.sessions.keep_preamble(session_id, preamble.track, packed)
 
     async def _carry(self, session_id: str, ingest: Ingest) -> None:
         try:
@@ -166,6 +138,23 @@ class Feeds:
             logger.exception("a session's way in failed", extra={"session_id": session_id})
             ingest.tell(error_event(LonglookError("the session's way in failed; it begins again with the next chunk")))
             self.drop(session_id)
+
+
+def _setup(settings: Settings, card: ModelCard, spec: SessionSpec) -> Setup:
+    """What the session's decoders are told: the model's form of pictures, and their bounds."""
+    limits = settings.limits
+    return Setup(
+        width=card.frame_width,
+        height=card.frame_height,
+        fps=spec.fps,
+        quality=settings.jpeg_quality,
+        max_pixels=limits.picture_pixels,
+        max_video_pixels=limits.video_pixels,
+        memory_bytes=limits.decoder_bytes,
+        cpu_seconds=limits.decode_cpu_s,
+        preamble_bytes=limits.preamble_bytes,
+        jump_ms=round(COMPLETE_JUMP_MS if spec.ingest == "complete" else LIVE_JUMP_MS),
+    )
 
 
 def _preambles(record: SessionRecord) -> dict[int, Preamble]:

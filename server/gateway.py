@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Self
 
 from protocol.bus import Bus
 from protocol.errors import BusUnavailable, LogLost, LonglookError, NotFound
@@ -19,6 +20,7 @@ from server.journal.journal import DiskJournal, Journal, NoJournal
 from server.limits import Allowance
 from server.media.decoders import Nursery
 from server.metrics import Metrics
+from server.parts import Parts
 from server.placement import Board
 from server.questions import Questions
 from server.relay import Relay
@@ -34,117 +36,77 @@ logger = logging.getLogger(__name__)
 BEAT_S = 1.0
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """One for each application."""
+@dataclass(frozen=True, kw_only=True)
+class Gateway(Parts):
+    """One for each application: its parts, and what is built of them."""
 
-    settings: Settings
-    bus: Bus
     keyring: Keyring
-    metrics: Metrics
     condition: Condition
-    board: Board
-    nursery: Nursery
     feeds: Feeds
-    relay: Relay
-    questions: Questions
     sessions: Sessions
     revival: Revival
     pulling: Pulling
     wanted: Wanted
-    journal: Journal
-    background: Background
     requests: Allowance
     sockets: Allowance
     uploads: Allowance
     media: Allowance
     exports: Allowance
 
-
-@asynccontextmanager
-async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metrics: Metrics) -> AsyncIterator[Gateway]:
-    """A gateway whose relay and beat run while the context is open."""
-    condition, board = Condition(), Board(bus)
-    questions = Questions(bus, metrics, settings.limits.unowned_s)
-    async with Nursery(unsafe=settings.unsafe_decoder) as nursery, asyncio.TaskGroup() as tasks:
-        if nursery.lacking:
-            logger.warning("decoders cannot be confined here: %s", nursery.lacking)
-        background = Background(tasks)
-        gateway_id = f"g_{secrets.token_hex(6)}"
-        relay = Relay(bus, gateway_id)
-        journal = make_journal(settings, metrics, relay)
-        feeds = Feeds(
-            bus=bus,
-            board=board,
-            nursery=nursery,
-            journal=journal,
-            settings=settings,
-            metrics=metrics,
-            background=background,
-        )
-        revival = Revival(
-            bus=bus,
-            board=board,
-            feeds=feeds,
-            relay=relay,
-            questions=questions,
-            background=background,
-            wait_s=settings.limits.unowned_s,
-        )
-        sessions = Sessions(
-            bus=bus,
-            board=board,
-            feeds=feeds,
-            relay=relay,
-            questions=questions,
-            revival=revival,
-            journal=journal,
-            limits=settings.limits,
-        )
-        dialer = Dialer(Policy.of(settings.sources.allow), settings.sources.connect_s)
-        pulling = Pulling(
-            gateway_id=gateway_id,
-            bus=bus,
-            board=board,
-            sessions=sessions,
-            relay=relay,
-            nursery=nursery,
-            settings=settings,
-            metrics=metrics,
-            background=background,
-            dialer=dialer,
-        )
-        gateway = Gateway(
-            settings=settings,
-            bus=bus,
+    @classmethod
+    def of(cls, parts: Parts, keyring: Keyring) -> Self:
+        """Nothing runs yet."""
+        feeds = Feeds(parts)
+        revival = Revival(parts, feeds)
+        sessions = Sessions(parts, feeds, revival)
+        dialer = Dialer(Policy.of(parts.settings.sources.allow), parts.settings.sources.connect_s)
+        pulling = Pulling(parts, sessions, dialer)
+        return cls(
+            **vars(parts),
             keyring=keyring,
-            metrics=metrics,
-            condition=condition,
-            board=board,
-            nursery=nursery,
+            condition=Condition(),
             feeds=feeds,
-            relay=relay,
-            questions=questions,
             sessions=sessions,
             revival=revival,
             pulling=pulling,
-            wanted=Wanted(bus=bus, sessions=sessions, pulling=pulling, dialer=dialer, limits=settings.limits),
-            journal=journal,
-            background=background,
+            wanted=Wanted(parts, sessions, pulling, dialer),
             requests=Allowance("requests"),
             sockets=Allowance("connections"),
             uploads=Allowance("uploads"),
             media=Allowance("media bytes"),
             exports=Allowance("clips"),
         )
+
+
+@asynccontextmanager
+async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metrics: Metrics) -> AsyncIterator[Gateway]:
+    """A gateway whose relay and beat run while the context is open. Raises OSError, ValueError (the journal's key)."""
+    async with Nursery(unsafe=settings.unsafe_decoder) as nursery, asyncio.TaskGroup() as tasks:
+        if nursery.lacking:
+            logger.warning("decoders cannot be confined here: %s", nursery.lacking)
+        gateway_id = f"g_{secrets.token_hex(6)}"
+        relay = Relay(bus, gateway_id)
+        parts = Parts(
+            gateway_id=gateway_id,
+            settings=settings,
+            bus=bus,
+            metrics=metrics,
+            background=Background(tasks),
+            board=Board(bus),
+            nursery=nursery,
+            relay=relay,
+            questions=Questions(bus, metrics, settings.limits.unowned_s),
+            journal=make_journal(settings, metrics, relay),
+        )
+        gateway = Gateway.of(parts, keyring)
         _start(gateway)
         try:
             yield gateway
         finally:
-            await pulling.aclose()
+            await gateway.pulling.aclose()
             with suppress(LonglookError):
-                await feeds.publish()  # the next gateway goes on with these clocks
-            background.cancel()
+                await gateway.feeds.publish()  # the next gateway goes on with these clocks
+            gateway.background.cancel()
 
 
 def _start(gateway: Gateway) -> None:

@@ -10,14 +10,10 @@ import asyncio
 import logging
 import time
 
-from protocol.bus import Bus
 from protocol.errors import BusUnavailable, LogLost, LonglookError, NoCapacity, NotFound, Starting, UnknownModel
 from protocol.messages import AnswerFailed, Closed, Notice, SessionSpec
-from server.background import Background
 from server.feeds import Feeds
-from server.placement import Board
-from server.questions import Questions
-from server.relay import Relay
+from server.parts import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +24,14 @@ CALLED_S = 2.0  # a worker that was called takes the session within this time, o
 class Revival:
     """Knows the sessions in use here. ``begin`` is called once for each loss; times in seconds."""
 
-    def __init__(
-        self,
-        *,
-        bus: Bus,
-        board: Board,
-        feeds: Feeds,
-        relay: Relay,
-        questions: Questions,
-        background: Background,
-        wait_s: float,
-    ) -> None:
-        self._bus = bus
-        self._board = board
+    def __init__(self, parts: Parts, feeds: Feeds) -> None:
+        self._bus = parts.bus
+        self._board = parts.board
+        self._relay = parts.relay
+        self._questions = parts.questions
+        self._background = parts.background
+        self._wait_s = parts.settings.limits.unowned_s
         self._feeds = feeds
-        self._relay = relay
-        self._questions = questions
-        self._background = background
-        self._wait_s = wait_s
         self._known: dict[str, SessionSpec] = {}
         self._reviving: dict[str, asyncio.Event] = {}
 

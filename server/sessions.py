@@ -7,21 +7,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from protocol import ids
-from protocol.bus import Bus
 from protocol.errors import Conflict, NotFound, RateLimited, SessionClosed
 from protocol.ids import EntryId
 from protocol.messages import AnswerDone, AnswerFailed, Ask, Closed, QuestionRecord, SessionSpec
 from protocol.sessions import SessionRecord
 from server.feeds import Feeds
-from server.journal.journal import Journal
 from server.journal.recorder import Recorder
 from server.limits import Allowance
 from server.media.ingest import Ingest
-from server.placement import Board, check_terms
-from server.questions import Questions
-from server.relay import Relay, Relayed, Subscription
+from server.parts import Parts
+from server.placement import check_terms
+from server.relay import Relayed, Subscription
 from server.revival import Revival
-from server.settings import Limits
 from server.terms import AskTerms, OpenTerms
 
 DEFAULT_POLICY = "window"
@@ -30,26 +27,15 @@ DEFAULT_POLICY = "window"
 class Sessions:
     """All sessions, as far as one gateway has to do with them."""
 
-    def __init__(
-        self,
-        *,
-        bus: Bus,
-        board: Board,
-        feeds: Feeds,
-        relay: Relay,
-        questions: Questions,
-        revival: Revival,
-        journal: Journal,
-        limits: Limits,
-    ) -> None:
-        self._bus = bus
-        self._board = board
+    def __init__(self, parts: Parts, feeds: Feeds, revival: Revival) -> None:
+        self._bus = parts.bus
+        self._board = parts.board
+        self._relay = parts.relay
+        self._questions = parts.questions
+        self._journal = parts.journal
+        self._limits = parts.settings.limits
         self._feeds = feeds
-        self._relay = relay
-        self._questions = questions
         self._revival = revival
-        self._journal = journal
-        self._limits = limits
         self._rates = Allowance("questions")
 
     # --- records ------------------------------------------------------------------------------------------------------

@@ -12,18 +12,12 @@ from functools import partial
 
 import msgspec
 
-from protocol.bus import Bus
 from protocol.errors import Conflict, LonglookError, NotFound
 from protocol.sessions import SessionRecord
 from protocol.sources import SourceSpec, SourceState
-from server.background import Background
-from server.media.decoders import Nursery
 from server.media.ingest import Ingest
-from server.metrics import Metrics
-from server.placement import Board
-from server.relay import Relay
+from server.parts import Parts
 from server.sessions import Sessions
-from server.settings import Settings
 from server.sources.addresses import Dialer
 from server.sources.downloads import Download, play
 from server.sources.source import Session, Source
@@ -53,29 +47,11 @@ class _Pulled:
 class Pulling:
     """Makes what is wanted so, while ``run`` does."""
 
-    def __init__(
-        self,
-        *,
-        gateway_id: str,
-        bus: Bus,
-        board: Board,
-        sessions: Sessions,
-        relay: Relay,
-        nursery: Nursery,
-        settings: Settings,
-        metrics: Metrics,
-        background: Background,
-        dialer: Dialer,
-    ) -> None:
-        self._gateway_id = gateway_id
-        self._bus = bus
-        self._board = board
+    def __init__(self, parts: Parts, sessions: Sessions, dialer: Dialer) -> None:
+        self._parts = parts
+        self._bus = parts.bus
+        self._settings = parts.settings
         self._sessions = sessions
-        self._relay = relay
-        self._nursery = nursery
-        self._settings = settings
-        self._metrics = metrics
-        self._background = background
         self._dialer = dialer
         self._pulled: dict[str, _Pulled] = {}
         self._yielded: dict[str, float] = {}
@@ -131,7 +107,7 @@ class Pulling:
             if session_id in self._yielded:
                 continue
             try:
-                if await self._bus.sources.hold(session_id, self._gateway_id):
+                if await self._bus.sources.hold(session_id, self._parts.gateway_id):
                     await self._settle(session_id)
                 else:
                     self._stop(session_id)
@@ -154,7 +130,7 @@ class Pulling:
         self._doubted.pop(session_id, None)
         states = await self._bus.sources.states(session_id) if session_id not in self._pulled else {}
         pulled = self._pulled.setdefault(session_id, _Pulled())
-        hears = (await self._board.card(record.spec.model)).audio
+        hears = (await self._parts.board.card(record.spec.model)).audio
         for name, running in list(pulled.running.items()):
             if specs.get(name) != running.source.spec:
                 running.task.cancel()
@@ -185,7 +161,7 @@ class Pulling:
             hears=hears,
             ingest=partial(self._ingest, session_id),
             play=partial(self._play, session_id),
-            say=partial(self._relay.say, session_id),
+            say=partial(self._parts.relay.say, session_id),
             replaced=partial(self._yield, session_id),
         )
         settings = self._settings
@@ -194,7 +170,7 @@ class Pulling:
         if before is not None:
             source.state = before
         done = before is not None and before.state in DONE  # where another gateway had it
-        return _Running(source, self._background.start(_idle() if done else self._carry(session_id, source)))
+        return _Running(source, self._parts.background.start(_idle() if done else self._carry(session_id, source)))
 
     async def _carry(self, session_id: str, source: Source) -> None:
         try:
@@ -218,17 +194,17 @@ class Pulling:
         """Another gateway feeds the session: the sources are its as well."""
         self._yielded[session_id] = time.monotonic() + YIELD_S
         self._stop(session_id)
-        self._background.start(self._release(session_id))
+        self._parts.background.start(self._release(session_id))
 
     async def _release(self, session_id: str) -> None:
         with suppress(LonglookError):
-            await self._bus.sources.release(session_id, self._gateway_id)
+            await self._bus.sources.release(session_id, self._parts.gateway_id)
 
     def _count(self) -> None:
-        self._metrics.sources.clear()
+        self._parts.metrics.sources.clear()
         for pulled in self._pulled.values():
             for running in pulled.running.values():
-                self._metrics.sources.labels(running.source.state.state).inc()
+                self._parts.metrics.sources.labels(running.source.state.state).inc()
 
     # --- what sources ask of their session ----------------------------------------------------------------------------
 
@@ -242,7 +218,7 @@ class Pulling:
         ingest = await self._ingest(session_id)
         record = await self._bus.sessions.get(session_id)
         with ingest.reading_file():
-            await play(download, spec.track, record.spec.ingest, ingest, self._nursery, self._settings)
+            await play(download, spec.track, record.spec.ingest, ingest, self._parts.nursery, self._settings)
         await self._sessions.end_media(record)
 
 

@@ -6,12 +6,11 @@ import asyncio
 import time
 from contextlib import suppress
 
-from protocol.bus import Bus
 from protocol.errors import RateLimited
 from protocol.sessions import SessionRecord
 from protocol.sources import SourceSpec, SourceState
+from server.parts import Parts
 from server.sessions import Sessions
-from server.settings import Limits
 from server.sources.addresses import Dialer, Unreachable
 from server.sources.pulling import Pulling
 from server.sources.targets import parse_target
@@ -23,12 +22,12 @@ TRACKS_EACH = 2
 class Wanted:
     """Sources of sessions, as clients see them; whichever gateway pulls them."""
 
-    def __init__(self, *, bus: Bus, sessions: Sessions, pulling: Pulling, dialer: Dialer, limits: Limits) -> None:
-        self._bus = bus
+    def __init__(self, parts: Parts, sessions: Sessions, pulling: Pulling, dialer: Dialer) -> None:
+        self._bus = parts.bus
+        self._limits = parts.settings.limits
         self._sessions = sessions
         self._pulling = pulling
         self._dialer = dialer
-        self._limits = limits
         self._adding = asyncio.Lock()
 
     async def add(self, record: SessionRecord, name: str, url: str) -> SourceSpec:
