@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,6 +35,10 @@ def machine(device: str, threads: int) -> Facts:
 
 
 def _commit() -> str:
+    """The commit checked out; unknown on a machine that has no git, or only the files."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
     root = Path(__file__).resolve().parents[1]
-    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    run = subprocess.run([git, "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
