@@ -60,7 +60,7 @@ class SocketAttacker:
         self._session_id = ""
         self._socket: ClientConnection | None = None
         self._opened = asyncio.Condition()
-        self._waiting: dict[int, tuple[int, asyncio.Future[str]]] = {}
+        self._waiting: dict[int, tuple[int, asyncio.Future[str]]] = {}  # by the track that the answer will name
         self._sequences: Counter[int] = Counter()
 
     async def run(self, lanes: list[Queue]) -> None:
@@ -90,18 +90,20 @@ class SocketAttacker:
 
     async def _attack(self, socket: ClientConnection, track: int, item: Input) -> str:
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting[track] = (self._sequences[track] + len(item.pieces) - 1, answered)
+        messages = [self._message(track, item, piece) for piece in item.pieces]
+        _, _, stated, last, _ = HEADER.unpack_from(messages[-1])
+        self._waiting[stated] = (last, answered)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                for piece in item.pieces:
-                    await socket.send(self._message(track, item, piece))
+                for message in messages:
+                    await socket.send(message)
                 return await answered
         except TimeoutError:
             return "unanswered"
         except ConnectionClosed:
             return await answered  # the listener knows why
         finally:
-            self._waiting.pop(track, None)
+            self._waiting.pop(stated, None)
 
     def _message(self, track: int, item: Input, piece: bytes) -> bytes:
         sequence = self._sequences[track]

@@ -100,7 +100,8 @@ async def _attack(plan: Plan, inputs: Inputs, server: Serving, url: str, meanwhi
     finally:
         await bus.aclose()
     lost = await counter(server, "longlook_decoders_lost_total")
-    return _report(plan, answers, processes, bystander.figures(onlooker), seconds, int(lost))
+    result = _report(plan, answers, processes, bystander.figures(onlooker), seconds, int(lost))
+    return {**result, "others_dropped": dict(bystander.dropped)}
 
 
 async def _run(work: Awaitable[None]) -> None:

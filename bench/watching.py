@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,7 @@ class Bystander:
     picture: bytes
     sent_at: list[float] = field(default_factory=list)
     lag_ms: list[float] = field(default_factory=list)
-    dropped: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     session_id: str = ""
 
     async def run(self, server: Serving, onlooker: Onlooker, over: asyncio.Event) -> None:
@@ -123,7 +124,7 @@ class Bystander:
                     await live.send_picture(self.picture, float(len(self.sent_at) - 1))
                 await asyncio.sleep(SETTLE_S)
                 hearing.cancel()
-            self.dropped = sum((await session.health()).dropped.values())
+            self.dropped.update((await session.health()).dropped)
 
     def figures(self, onlooker: Onlooker) -> dict[str, float]:
         """Ages in milliseconds: in the lane, and when the model had seen them."""
@@ -135,7 +136,7 @@ class Bystander:
         return {
             "frames": len(self.sent_at),
             "lost": len(self.sent_at) - len(ages),
-            "dropped": self.dropped,
+            "dropped": self.dropped.total(),
             "age_p99_ms": percentile(list(ages.values()), 0.99),
             "age_max_ms": max(ages.values(), default=float("nan")),
             "seen_by_model_max_ms": max(self.lag_ms, default=float("nan")),

@@ -15,6 +15,7 @@ import av
 from PIL import Image
 
 from server.media.jobs import ClipEnd, ClipOpen, ClipPart, ClipUnit, Done, Failed, Piece, Result, Setup
+from server.media.stills import open_picture
 
 MILLISECOND = Fraction(1, 1000)
 FRAGMENTS = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000"}  # a fragment each second
@@ -151,6 +152,5 @@ def _ivf(fourcc: bytes, unit: bytes) -> bytes:
 
 
 def _picture(jpeg: bytes, setup: Setup) -> Image.Image:
-    Image.MAX_IMAGE_PIXELS = max(setup.max_pixels // 2, 1)
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+    with open_picture("jpeg", jpeg, setup) as image:
         return image.convert("RGB")

@@ -10,6 +10,7 @@ from itertools import islice
 from server.media.jobs import VideoCodec
 
 START_CODE = re.compile(rb"\x00\x00\x01")
+NAL_UNITS = 1024  # of one picture: a slice for each row of macroblocks, and some more, is much already
 KEY_SCAN_OBUS = KEY_SCAN_NALS = 64  # a temporal unit has a handful
 
 
@@ -23,6 +24,7 @@ class VideoFormat:
     decoder: str
     starts: Callable[[bytes], bool]
     parameters: Callable[[bytes], bytes] | None = None
+    annex_b: bool = False
 
 
 def nal_units(data: bytes) -> Iterator[bytes]:
@@ -36,6 +38,11 @@ def nal_units(data: bytes) -> Iterator[bytes]:
         unit = data[begin : end - 3].rstrip(b"\x00")
         if unit:
             yield unit
+
+
+def crowded(data: bytes) -> bool:
+    """Whether an Annex B access unit has so many NAL units that taking it apart costs more than decoding does."""
+    return data.count(b"\x00\x00\x01") > NAL_UNITS
 
 
 def obu_types(data: bytes) -> Iterator[int]:
@@ -73,7 +80,7 @@ def _annex_b(type_of: Callable[[bytes], int], keys: range, sets: range, first_se
     def parameters(unit: bytes) -> bytes:
         return b"".join(b"\x00\x00\x00\x01" + nal for nal in nal_units(unit) if type_of(nal) in sets)
 
-    return VideoFormat("h264" if type_of is _h264_type else "hevc", starts, parameters)
+    return VideoFormat("h264" if type_of is _h264_type else "hevc", starts, parameters, annex_b=True)
 
 
 def _vp8_starts(frame: bytes) -> bool:

@@ -7,10 +7,13 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from server.media.jobs import Setup
 from server.media.sandbox import Sandbox
+
+Grant = Callable[[], None]  # gives the work that follows its processor time
 
 DESCRIPTORS = 8
 ADDRESS_SPACE = 1 << 30  # above the limit on memory: what is mapped to be read, and what is reserved and not used

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from io import FileIO
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ import av
 from PIL import Image
 
 from server.media.clips import ClipMaker
-from server.media.confinement import confine, grant_cpu
+from server.media.confinement import Grant, confine, grant_cpu
 from server.media.files import read_file
 from server.media.jobs import (
     PREFIX,
@@ -37,6 +38,7 @@ from server.media.jobs import (
     framed,
 )
 from server.media.probes import possible
+from server.media.refusals import Refused
 from server.media.sandbox import Sandbox
 from server.media.sounds import SoundTrack
 from server.media.stills import decode_still
@@ -67,20 +69,26 @@ def serve(connection: int, setup: Setup, file: int | None, sandbox: Sandbox | No
         connection, file: descriptors, opened before the sandbox closes.
     """
     warnings.simplefilter("ignore")
-    decoder = JobDecoder(setup, None if file is None else open(file, "rb"))
+    grant = partial(grant_cpu, setup.cpu_seconds)
+    decoder = JobDecoder(setup, grant, None if file is None else open(file, "rb"))
     with open(connection, "rb", closefd=False) as jobs, FileIO(connection, "wb") as results:
         confine(setup, sandbox)
         while (job := _read_job(jobs)) is not None:
-            grant_cpu(setup.cpu_seconds)
             for result in decoder.results(job):
                 _write(results, framed(result))
 
 
 class JobDecoder:
-    """Holds what lasts between jobs: a decoder, and a resampler, for each track."""
+    """Holds what lasts between jobs: a decoder, and a resampler, for each track.
 
-    def __init__(self, setup: Setup, file: BinaryIO | None = None) -> None:
+    Args:
+        grant: called before each job, and before each packet of a container.
+        file: what a File job reads.
+    """
+
+    def __init__(self, setup: Setup, grant: Grant, file: BinaryIO | None = None) -> None:
         self._setup = setup
+        self._grant = grant
         self._file = file
         self._units: dict[int, UnitTrack] = {}
         self._streams: dict[int, StreamTrack] = {}
@@ -89,8 +97,11 @@ class JobDecoder:
 
     def results(self, job: Job) -> Iterator[Result]:
         """The job's results, closed by one Done or Failed whatever its bytes were."""
+        self._grant()
         try:
             yield from self._run(job)
+        except Refused as refused:
+            yield Failed(code=refused.code, message=str(refused))
         except DAMAGED:
             yield Failed(code="bad_media", message="the bytes cannot be decoded")
         except MemoryError:
@@ -123,7 +134,7 @@ class JobDecoder:
                 file, self._file = self._file, None
                 if file is None:
                     raise ValueError("no file was handed over")
-                yield from read_file(job, file, self._setup)
+                yield from read_file(job, file, self._setup, self._grant)
             case ClipOpen() | ClipPart() | ClipEnd():
                 yield from self._clip.work(job)
             case Probe():
@@ -139,7 +150,7 @@ class JobDecoder:
     def _stream_track(self, job: Slice) -> StreamTrack:
         track = self._streams.get(job.track)
         if track is None or track.form != job.form:
-            track = self._streams[job.track] = StreamTrack(job.track, job.form, self._setup)
+            track = self._streams[job.track] = StreamTrack(job.track, job.form, self._setup, self._grant)
         return track
 
     def _sound_track(self, number: int) -> SoundTrack:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import av
 import msgspec
 
-from server.media.confinement import grant_cpu
+from server.media.confinement import Grant
 from server.media.containers import accepted_sound, accepted_video, open_container, too_large, upright
 from server.media.coroutines import Reader
 from server.media.jobs import Jumped, PictureOut, Preamble, Result, Setup, StreamForm
 from server.media.looks import look_of_frame
-from server.media.preambles import StreamRefused
+from server.media.refusals import Refused
 from server.media.sampler import Sampler
 from server.media.sounds import SoundTrack
 from server.media.stills import frame_to_jpeg
@@ -26,9 +26,19 @@ class Demuxing:
 
     Args:
         preamble: the stream's init segment; without its ``zero_ms``, time 0 is at the capture time of the first bytes.
+        grant: gives each packet its processor time.
     """
 
-    def __init__(self, form: StreamForm, setup: Setup, preamble: Preamble, sampler: Sampler, sound: SoundTrack) -> None:
+    def __init__(
+        self,
+        form: StreamForm,
+        setup: Setup,
+        preamble: Preamble,
+        *,
+        sampler: Sampler,
+        sound: SoundTrack,
+        grant: Grant,
+    ) -> None:
         self.decoded = 0
         self.starved = False  # pictures were left out for want of a key frame
         self.preamble = preamble
@@ -36,6 +46,7 @@ class Demuxing:
         self._setup = setup
         self._sampler = sampler
         self._sound = sound
+        self._grant = grant
         self._synced = False
         self._now_ms = 0
         self._reader: Reader[Result] = Reader(self._read)
@@ -45,7 +56,7 @@ class Demuxing:
         return self._reader.ended
 
     def feed(self, data: bytes, t_ms: int) -> Iterator[Result]:
-        """What becomes whole with these bytes, sent at session time ``t_ms``. Raises StreamRefused, av.FFmpegError."""
+        """What becomes whole with these bytes, sent at session time ``t_ms``. Raises Refused, av.FFmpegError."""
         self._now_ms = t_ms
         yield from self._reader.feed(data)
 
@@ -58,11 +69,11 @@ class Demuxing:
             video, sound = accepted_video(container, self._setup), accepted_sound(container)
             tracks = [stream for stream in (video, sound) if stream is not None]
             if not tracks:
-                raise StreamRefused("unsupported_media", "no track of the stream is of a codec that is accepted")
+                raise Refused("unsupported_media", "no track of the stream is of a codec that is accepted")
             if video is not None and too_large(video, self._setup):
-                raise StreamRefused("too_large", "the stream's pictures have more pixels than are accepted")
+                raise Refused("too_large", "the stream's pictures have more pixels than are accepted")
             for packet in container.demux(tracks):
-                grant_cpu(self._setup.cpu_seconds)
+                self._grant()
                 for result in self._video(packet) if packet.stream is video else self._audio(packet):
                     reader.emit(result)
 

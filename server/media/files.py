@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import av
 
-from server.media.confinement import grant_cpu
+from server.media.confinement import Grant
 from server.media.containers import accepted_sound, accepted_video, open_container, too_large, upright
 from server.media.jobs import Done, Failed, File, Opened, PictureOut, Result, Setup
 from server.media.looks import look_of_frame
@@ -18,10 +18,11 @@ from server.media.stills import frame_to_jpeg
 LONGEST_GAP_MS = 3_600_000  # a time stamp further ahead than this is damage, not a gap
 
 
-def read_file(job: File, file: BinaryIO, setup: Setup) -> Iterator[Result]:
+def read_file(job: File, file: BinaryIO, setup: Setup, grant: Grant) -> Iterator[Result]:
     """Opened, then pictures at the session's rate and 100 ms pieces of sound in the file's order, then Done.
 
-    Session times count from the file's start. The file may be read anywhere, so an index at the end is found.
+    Session times count from the file's start. The file may be read anywhere, so an index at the end is found. ``grant``
+    gives each packet its processor time.
     """
     with file:
         try:
@@ -30,10 +31,10 @@ def read_file(job: File, file: BinaryIO, setup: Setup) -> Iterator[Result]:
             yield Failed(code="bad_media", message="the file's header cannot be read")
             return
         with container:
-            yield from _read(container, setup)
+            yield from _read(container, setup, grant)
 
 
-def _read(container: av.container.InputContainer, setup: Setup) -> Iterator[Result]:
+def _read(container: av.container.InputContainer, setup: Setup, grant: Grant) -> Iterator[Result]:
     if not container.streams.video:
         yield Failed(code="no_video", message="the file holds no video track")
         return
@@ -46,7 +47,7 @@ def _read(container: av.container.InputContainer, setup: Setup) -> Iterator[Resu
         return
     sound = accepted_sound(container)
     yield Opened(duration_ms=max((container.duration or 0) // 1000, 0), audio=sound is not None)
-    yield from _Reading(container, video, sound, setup).results()
+    yield from _Reading(container, video, sound, setup, grant).results()
 
 
 class _Reading:
@@ -58,10 +59,12 @@ class _Reading:
         video: av.VideoStream,
         sound: av.AudioStream | None,
         setup: Setup,
+        grant: Grant,
     ) -> None:
         self._container = container
         self._streams = [stream for stream in (video, sound) if stream is not None]
         self._setup = setup
+        self._grant = grant
         self._sampler = Sampler(setup.fps)
         self._sound = SoundTrack(0)
         self._origin_ms = (container.start_time or 0) / 1000
@@ -73,7 +76,7 @@ class _Reading:
     def results(self) -> Iterator[Result]:
         try:
             for packet in self._container.demux(self._streams):
-                grant_cpu(self._setup.cpu_seconds)
+                self._grant()
                 yield from self._packet(packet)
         except av.FFmpegError:
             self._damaged += 1  # a file cut short: what came before stands

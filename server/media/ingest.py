@@ -325,7 +325,8 @@ class Ingest:
 
     def _check_picture(self, codec: StillCodec, data: bytes) -> None:
         width, height = picture_size(codec, data)
-        if width * height > self._limits.picture_pixels:
+        most = self._limits.webp_pixels if codec == "webp" else self._limits.picture_pixels
+        if width * height > most:
             raise TooLarge(f"a picture of {width}x{height} has more pixels than are accepted")
 
     def _stamp(self, track: Track, chunk: Chunk, now: float) -> Stamp | None:

@@ -6,6 +6,7 @@ import re
 import struct
 
 from server.media.jobs import StreamForm
+from server.media.refusals import Refused
 
 EBML = b"\x1a\x45\xdf\xa3"  # EBML header, with which a WebM begins (RFC 8794, section 11.2.1)
 CLUSTER = b"\x1f\x43\xb6\x75"  # Matroska Cluster (RFC 9559, section 5.1.3)
@@ -19,23 +20,15 @@ BOX = struct.Struct("!I4s")
 LONG_BOX = struct.Struct("!I4sQ")
 
 
-class StreamRefused(Exception):
-    """The bytes do not begin like a stream that is accepted; ``code`` is a protocol error code."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def begins(form: StreamForm, data: bytes | bytearray) -> bool:
     """Whether ``data`` begins with an init segment."""
     return data.startswith(EBML) if form == "webm" else data[4:8] == b"ftyp"
 
 
 def preamble_end(form: StreamForm, data: bytes | bytearray) -> int | None:
-    """Where the init segment ends, None while it is not complete. Raises StreamRefused."""
+    """Where the init segment ends, None while it is not complete. Raises Refused."""
     if not begins(form, data):
-        raise StreamRefused("bad_media", "the stream does not begin with an init segment")
+        raise Refused("bad_media", "the stream does not begin with an init segment")
     if form == "webm":
         found = data.find(CLUSTER)
         return None if found < 0 else found
@@ -55,7 +48,7 @@ def _moov_end(data: bytes | bytearray) -> int | None:
         if size == 1:
             _, _, size = LONG_BOX.unpack_from(data, at)
         if size < BOX.size or kind in (b"mdat", b"moof"):
-            raise StreamRefused("unsupported_media", "the MP4 is not fragmented: send it as a whole file")
+            raise Refused("unsupported_media", "the MP4 is not fragmented: send it as a whole file")
         at += size
         if kind == b"moov":
             return at if len(data) >= at else None

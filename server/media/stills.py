@@ -7,8 +7,9 @@ import io
 import av
 from PIL import ExifTags, Image
 
-from server.media.jobs import PictureOut, Setup, Still
+from server.media.jobs import PictureOut, Setup, Still, StillCodec
 from server.media.looks import look_of_image
+from server.media.refusals import Refused
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 PLAIN = ("L", "RGB", "CMYK")  # modes that are resized without a copy at full size
@@ -22,17 +23,20 @@ UPRIGHT = {  # EXIF orientation -> what undoes it
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)
+START_OF_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1; within a scan's own data 0xFF is followed by zero
+SCANS = (
+    20  # of a JPEG of the most pixels, of a smaller one in proportion: encoders make ten, a flat one costs few bytes
+)
 
 
 def decode_still(job: Still, setup: Setup) -> PictureOut:
     """Decode with the named codec, turn upright, and resize to the card's frame (its aspect ratio is not kept).
 
     Raises:
-        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the bytes are not a whole picture of the codec.
+        OSError, ValueError, SyntaxError: the bytes are not a whole picture of the codec.
+        Refused: it would cost too much.
     """
-    # Pillow refuses above twice its limit; the gateway has checked the header already, this is the second lock.
-    Image.MAX_IMAGE_PIXELS = max(setup.max_pixels // 2, 1)
-    with Image.open(io.BytesIO(job.data), formats=[FORMATS[job.codec]]) as image:
+    with open_picture(job.codec, job.data, setup) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         size = (setup.height, setup.width) if orientation in SIDEWAYS else (setup.width, setup.height)
         encoded = image.size
@@ -44,6 +48,22 @@ def decode_still(job: Still, setup: Setup) -> PictureOut:
         small = small.transpose(UPRIGHT[orientation])
     jpeg = to_jpeg(small, setup)
     return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg, look=look)
+
+
+def open_picture(codec: StillCodec, data: bytes, setup: Setup) -> Image.Image:
+    """Only the header is read. The gateway has checked the pixels already; this is the second lock.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the bytes do not begin like a picture of the codec.
+        Refused: it has too many pixels, or too many passes over them.
+    """
+    image = Image.open(io.BytesIO(data), formats=[FORMATS[codec]])
+    pixels = image.width * image.height
+    if pixels > setup.max_pixels:
+        raise Refused("too_large", f"a picture of {image.width}x{image.height} has more pixels than are accepted")
+    if codec == "jpeg" and data.count(START_OF_SCAN) * pixels > SCANS * setup.max_pixels:
+        raise Refused("too_large", "a progressive picture of so many scans costs more than is accepted")
+    return image
 
 
 def frame_to_jpeg(frame: av.VideoFrame, setup: Setup, turn: Image.Transpose | None = None) -> bytes:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import av
 
+from server.media.confinement import Grant
 from server.media.demuxing import Demuxing
 from server.media.jobs import Done, Failed, Preamble, Result, Setup, Slice, StreamForm
-from server.media.preambles import BEGINNING, SIGN_BYTES, StreamRefused, begins, fragment_start, preamble_end
+from server.media.preambles import BEGINNING, SIGN_BYTES, begins, fragment_start, preamble_end
+from server.media.refusals import Refused
 from server.media.sampler import Sampler
 from server.media.sounds import SoundTrack
 
@@ -19,10 +21,11 @@ class StreamTrack:
     After bytes are lost a stream goes on at its next fragment, with the init segment of before.
     """
 
-    def __init__(self, track: int, form: StreamForm, setup: Setup) -> None:
+    def __init__(self, track: int, form: StreamForm, setup: Setup, grant: Grant) -> None:
         self.form = form
         self._track = track
         self._setup = setup
+        self._grant = grant
         self._sampler = Sampler(setup.fps)
         self._sound = SoundTrack(track)
         self._preamble: Preamble | None = None
@@ -43,7 +46,7 @@ class StreamTrack:
         before = 0 if self._demuxing is None else self._demuxing.decoded
         try:
             yield from self._take(job)
-        except StreamRefused as refused:
+        except Refused as refused:
             self._demuxing, self._preamble = None, None
             self._waiting.clear()
             first, self._refused = not self._refused, True
@@ -62,7 +65,7 @@ class StreamTrack:
             self._preamble = demuxing.preamble
             try:
                 yield from demuxing.finish()
-            except (av.FFmpegError, StreamRefused):
+            except (av.FFmpegError, Refused):
                 pass  # it ended in the middle of something: what came out before stands
         yield from self._sound.flush()
 
@@ -78,14 +81,21 @@ class StreamTrack:
             data = self._beginning(job)
             if not data or self._preamble is None:
                 return
-            self._demuxing = Demuxing(self.form, self._setup, self._preamble, self._sampler, self._sound)
+            self._demuxing = Demuxing(
+                self.form,
+                self._setup,
+                self._preamble,
+                sampler=self._sampler,
+                sound=self._sound,
+                grant=self._grant,
+            )
         begin_ms = self._begin_ms if self._demuxing.preamble.zero_ms is None else job.t_ms
         yield from self._demuxing.feed(data, begin_ms)
         if self._demuxing.ended:
             yield from self.flush()
 
     def _beginning(self, job: Slice) -> bytes:
-        """The bytes that a demuxer can begin with, once they are there. Raises StreamRefused."""
+        """The bytes that a demuxer can begin with, once they are there. Raises Refused."""
         if not self._waiting:
             self._begin_ms = job.t_ms
         self._waiting += job.data
@@ -109,5 +119,5 @@ class StreamTrack:
             self._preamble = Preamble(track=self._track, form=self.form, data=data[:end])
             return data
         if len(data) > self._setup.preamble_bytes:
-            raise StreamRefused("too_large", f"an init segment has at most {self._setup.preamble_bytes} bytes")
+            raise Refused("too_large", f"an init segment has at most {self._setup.preamble_bytes} bytes")
         return b""

@@ -7,9 +7,10 @@ from fractions import Fraction
 import av
 from av.codec.context import Flags
 
-from server.media.codecs import VIDEO
+from server.media.codecs import NAL_UNITS, VIDEO, crowded
 from server.media.jobs import Done, PictureOut, Preamble, Result, Setup, Unit, VideoCodec
 from server.media.looks import look_of_frame
+from server.media.refusals import Refused
 from server.media.stills import frame_to_jpeg
 
 MILLISECOND = Fraction(1, 1000)
@@ -33,11 +34,18 @@ class UnitTrack:
         self._synced = False
 
     def decode(self, job: Unit) -> list[Result]:
-        """The pictures that are ready, then Done; after an error nothing more until the next key frame."""
+        """The pictures that are ready, then Done; after an error nothing more until the next key frame.
+
+        Raises:
+            Refused: the unit would cost too much.
+        """
         if job.preamble is not None:
             self._parameters = job.preamble.data
         if job.fresh or job.preamble is not None:
             self._lose()
+        if self._format.annex_b and crowded(job.data):
+            self._lose()
+            raise Refused("bad_media", f"an access unit has at most {NAL_UNITS} NAL units")
         data = job.data if self._synced else self._beginning(job.data)
         if not data:
             return [Done(need_keyframe=True)]

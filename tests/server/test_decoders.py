@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from PIL import Image
 
+from server.media.codecs import NAL_UNITS
 from server.media.decoders import Decoder, DecoderLost, Nursery
 from server.media.jobs import (
     Done,
@@ -34,6 +35,7 @@ from server.media.jobs import (
     StillCodec,
     Unit,
 )
+from server.media.stills import SCANS, START_OF_SCAN
 from tests.server.fake_worker import colour_of
 from tests.server.wire import h264_units, picture, until, video_file
 
@@ -181,9 +183,39 @@ async def test_garbage_is_refused_and_the_decoder_goes_on(decoder: Decoder, seed
 
 async def test_more_pixels_than_allowed_are_refused_by_the_decoder_too(decoder: Decoder) -> None:
     large = picture("red", "PNG", (2001, 2000))
-    assert isinstance((await results(decoder, Still(codec="png", t_ms=0, data=large)))[-1], Failed)
+    refused = (await results(decoder, Still(codec="png", t_ms=0, data=large)))[-1]
+    assert isinstance(refused, Failed)
+    assert refused.code == "too_large"
     unit = h264_units(["red"], size=(2048, 2048))[0]
     assert (await results(decoder, Unit(track=0, t_ms=0, data=unit, keep=True)))[-1] == Done(need_keyframe=True)
+
+
+@pytest.mark.parametrize(("scans", "code"), [(SCANS, ""), (SCANS + 30, "too_large")])
+async def test_a_progressive_picture_has_so_many_scans(decoder: Decoder, scans: int, code: str) -> None:
+    """Small to send, and dear: a flat picture's scan is a few bytes."""
+    out = io.BytesIO()
+    Image.new("RGB", (2000, 1990), "red").save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    last = whole.rindex(START_OF_SCAN)
+    more = scans - whole.count(START_OF_SCAN)
+    bomb = whole[:-2] + whole[last:-2] * more + whole[-2:]
+    end = (await results(decoder, Still(codec="jpeg", t_ms=0, data=bomb)))[-1]
+    assert (end.code if isinstance(end, Failed) else "") == code
+
+
+async def test_a_unit_has_so_many_nal_units_and_no_more(decoder: Decoder) -> None:
+    unit, following = h264_units(["red", "red"])
+    crowd = unit + b"\x00\x00\x01\x09\xf0" * NAL_UNITS
+    refused = (await results(decoder, Unit(track=0, t_ms=0, data=crowd, keep=True)))[-1]
+    assert isinstance(refused, Failed)
+    assert "NAL units" in refused.message
+    assert await results(decoder, Unit(track=0, t_ms=1, data=following, keep=True)) == [Done(need_keyframe=True)]
+    found = await results(decoder, Unit(track=0, t_ms=2, data=unit, keep=True))
+    assert pictures(found) == [(2, "red")]
+    empty = bytes.fromhex("000001") * (NAL_UNITS + 1)
+    for codec in ("vp8", "av1"):  # their bytes are no start codes
+        job = Unit(codec=codec, track=1, t_ms=0, data=empty, keep=True)
+        assert await results(decoder, job) == [Done(need_keyframe=True)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such limit")

@@ -47,6 +47,10 @@ STREAMS: tuple[tuple[StreamForm, VideoCodec, str | None], ...] = (
 )
 
 
+def unlimited() -> None:
+    """Decoding here takes the time that it takes."""
+
+
 def run(decoder: JobDecoder, jobs: Iterable[Job]) -> Iterator[Result]:
     for job in jobs:
         yield from decoder.results(job)
@@ -74,14 +78,14 @@ def as_units(codec: VideoCodec, data: list[bytes]) -> list[Job]:
 def test_pictures(codec: StillCodec, form: str) -> None:
     out = io.BytesIO()
     Image.fromarray(footage.scene(3)).save(out, form, quality=95)
-    found = pictures(run(JobDecoder(SETUP), [Still(codec=codec, t_ms=300, data=out.getvalue())]))
+    found = pictures(run(JobDecoder(SETUP, unlimited), [Still(codec=codec, t_ms=300, data=out.getvalue())]))
     same(found, [Shown(300, footage.scene(3))])
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_units_give_each_picture_at_once(codec: VideoCodec) -> None:
     data = footage.units(codec, range(20), key_every=8)
-    decoder = JobDecoder(SETUP)
+    decoder = JobDecoder(SETUP, unlimited)
     by_unit = [pictures(decoder.results(job)) for job in as_units(codec, data)]
     assert [len(found) for found in by_unit] == [1] * 20, "a picture is held back"
     expected = [Shown(PERIOD_MS * number, pixels) for number, pixels in enumerate(footage.decoded(codec, data))]
@@ -95,7 +99,7 @@ def test_bit_rate_size_and_key_frames_may_change_in_mid_stream(codec: VideoCodec
     first = footage.units(codec, range(8), key_every=100, bit_rate=1_000_000)
     second = footage.units(codec, range(8, 16), key_every=3, bit_rate=400_000, size=(320, 256))
     third = footage.units(codec, range(16, 22), key_every=1, bit_rate=2_000_000)
-    found = pictures(run(JobDecoder(SETUP), as_units(codec, [*first, *second, *third])))
+    found = pictures(run(JobDecoder(SETUP, unlimited), as_units(codec, [*first, *second, *third])))
     expected = [pixels for part in (first, second, third) for pixels in footage.decoded(codec, part)]
     same(found, [Shown(PERIOD_MS * number, pixels) for number, pixels in enumerate(expected)])
 
@@ -105,7 +109,7 @@ def test_units_after_a_loss_wait_for_a_key_frame(codec: VideoCodec) -> None:
     data = footage.units(codec, range(20), key_every=8)
     jobs = as_units(codec, data)
     jobs[3] = Unit(codec=codec, track=1, t_ms=300, data=data[3], keep=True, fresh=True)
-    decoder = JobDecoder(SETUP)
+    decoder = JobDecoder(SETUP, unlimited)
     ends = [list(decoder.results(job))[-1] for job in jobs]
     wants = [number for number, end in enumerate(ends) if isinstance(end, Done) and end.need_keyframe]
     assert wants == [3, 4, 5, 6, 7]
@@ -115,13 +119,13 @@ def test_units_after_a_loss_wait_for_a_key_frame(codec: VideoCodec) -> None:
 def test_a_new_decoder_goes_on_at_a_key_frame_without_parameter_sets(codec: VideoCodec) -> None:
     """Cameras send them once: what the first decoder saw is handed to the second."""
     data = footage.units(codec, range(16), key_every=8)
-    [kept] = [out for out in run(JobDecoder(SETUP), as_units(codec, data[:3])) if isinstance(out, Preamble)]
+    [kept] = [out for out in run(JobDecoder(SETUP, unlimited), as_units(codec, data[:3])) if isinstance(out, Preamble)]
     bare = data[8].replace(kept.data, b"")
     assert len(bare) < len(data[8])
-    alone = list(JobDecoder(SETUP).results(Unit(codec=codec, track=1, t_ms=0, data=bare, keep=True)))
+    alone = list(JobDecoder(SETUP, unlimited).results(Unit(codec=codec, track=1, t_ms=0, data=bare, keep=True)))
     assert alone[-1] == Done(need_keyframe=True)
     begun = Unit(codec=codec, track=1, t_ms=800, data=bare, keep=True, preamble=kept)
-    found = pictures(run(JobDecoder(SETUP), [begun, *as_units(codec, data)[9:]]))
+    found = pictures(run(JobDecoder(SETUP, unlimited), [begun, *as_units(codec, data)[9:]]))
     expected = footage.decoded(codec, data)[8:]
     same(found, [Shown(PERIOD_MS * (8 + number), pixels) for number, pixels in enumerate(expected)])
 
@@ -131,7 +135,7 @@ def test_a_new_decoder_goes_on_at_a_key_frame_without_parameter_sets(codec: Vide
 def test_streams_cut_anywhere(form: StreamForm, video: VideoCodec, sound: str | None, seed: int) -> None:
     data = footage.stream(form, video, sound, 20)
     jobs = [Slice(form=form, track=2, t_ms=5000, data=piece) for piece in footage.cut(data, seed)]
-    results = list(run(JobDecoder(SETUP), [*jobs, Flush()]))
+    results = list(run(JobDecoder(SETUP, unlimited), [*jobs, Flush()]))
     expected = [Shown(5000 + shown.t_ms, shown.pixels) for shown in footage.reference(data)]
     assert len(expected) == 20
     same(pictures(results), expected)
@@ -150,7 +154,7 @@ def test_streams_cut_anywhere(form: StreamForm, video: VideoCodec, sound: str | 
 def test_a_stream_holds_no_picture_back(form: StreamForm, video: VideoCodec, sound: str | None) -> None:
     """At one byte a slice each picture is out before the next one's bytes have all come."""
     data = footage.stream(form, video, sound, 6, fragment_ms=1)
-    decoder = JobDecoder(SETUP)
+    decoder = JobDecoder(SETUP, unlimited)
     came = [
         at
         for at in range(len(data))
@@ -164,7 +168,7 @@ def test_a_stream_holds_no_picture_back(form: StreamForm, video: VideoCodec, sou
 def test_pictures_that_are_stored_out_of_order_come_out_in_order() -> None:
     data = footage.stream("mp4", "h264", "aac", 20, options={"preset": "medium", "x264-params": "bframes=2:b-adapt=0"})
     jobs: list[Job] = [Slice(form="mp4", track=2, t_ms=0, data=piece) for piece in footage.cut(data, 3)]
-    same(pictures(run(JobDecoder(SETUP), [*jobs, Flush()])), footage.reference(data))
+    same(pictures(run(JobDecoder(SETUP, unlimited), [*jobs, Flush()])), footage.reference(data))
 
 
 @pytest.mark.parametrize(("form", "video"), [("webm", "vp8"), ("mp4", "h264"), ("webm", "vp9"), ("mp4", "av1")])
@@ -174,10 +178,10 @@ def test_a_new_decoder_takes_a_stream_up_at_its_next_fragment(form: StreamForm, 
     pieces = list(footage.cut(data, 4, longest=len(data) // 12))
     jobs = [Slice(form=form, track=2, t_ms=1000, data=piece) for piece in pieces]
     half = len(jobs) // 4
-    first = list(run(JobDecoder(SETUP), jobs[:half]))
+    first = list(run(JobDecoder(SETUP, unlimited), jobs[:half]))
     kept = [out for out in first if isinstance(out, Preamble)][-1]
     jobs[half] = Slice(form=form, track=2, t_ms=1000, data=pieces[half], preamble=kept)
-    second = list(run(JobDecoder(SETUP), [*jobs[half:], Flush()]))
+    second = list(run(JobDecoder(SETUP, unlimited), [*jobs[half:], Flush()]))
     wants = [out.need_keyframe for out in second if isinstance(out, Done)]
     assert not wants[-1]
     expected = [Shown(1000 + shown.t_ms, shown.pixels) for shown in footage.reference(data)]
@@ -192,13 +196,13 @@ def test_a_stream_may_begin_again(form: StreamForm) -> None:
     video: VideoCodec = "vp8" if form == "webm" else "h264"
     one, two = footage.stream(form, video, None, 5), footage.stream(form, video, None, 5)
     jobs = [Slice(form=form, track=0, t_ms=t_ms, data=data) for t_ms, data in ((0, one), (9000, two))]
-    found = pictures(run(JobDecoder(SETUP), [*jobs, Flush()]))
+    found = pictures(run(JobDecoder(SETUP, unlimited), [*jobs, Flush()]))
     assert [round(shown.t_ms / 100) for shown in found] == [0, 1, 2, 3, 4, 90, 91, 92, 93, 94]
 
 
 @pytest.mark.parametrize("form", ["webm", "mp4"])
 def test_what_is_no_stream_is_refused_once(form: StreamForm) -> None:
-    decoder = JobDecoder(SETUP)
+    decoder = JobDecoder(SETUP, unlimited)
     noise = bytes(range(256)) * 20
     ends = [list(decoder.results(Slice(form=form, track=0, t_ms=0, data=noise)))[-1] for _ in range(3)]
     assert isinstance(ends[0], Failed)
@@ -216,7 +220,7 @@ def test_sound_units(codec: SoundCodec, encoder: str, rate: int) -> None:
         SoundUnit(codec=codec, track=0, t_ms=round(700 + number * step), data=data)
         for number, data in enumerate(packets)
     ]
-    sounds = [out for out in run(JobDecoder(SETUP), [*jobs, Flush()]) if isinstance(out, SoundOut)]
+    sounds = [out for out in run(JobDecoder(SETUP, unlimited), [*jobs, Flush()]) if isinstance(out, SoundOut)]
     assert [out.t_ms for out in sounds[:9]] == [700 + 100 * number for number in range(9)]
     assert footage.pitch(b"".join(out.pcm for out in sounds)) == pytest.approx(TONE_HZ, abs=3)
 
@@ -229,6 +233,6 @@ def test_pcm_at_any_rate(rate: int) -> None:
         Pcm(track=0, t_ms=100 * tenth, rate=rate, channels=2, data=part.tobytes())
         for tenth, part in enumerate(np.array_split(stereo, 10))
     ]
-    sounds = [out for out in run(JobDecoder(SETUP), [*jobs, Flush()]) if isinstance(out, SoundOut)]
+    sounds = [out for out in run(JobDecoder(SETUP, unlimited), [*jobs, Flush()]) if isinstance(out, SoundOut)]
     assert sum(len(out.pcm) for out in sounds) / 32 == pytest.approx(1000, abs=10)
     assert footage.pitch(b"".join(out.pcm for out in sounds)) == pytest.approx(TONE_HZ, abs=2)
