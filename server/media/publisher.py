@@ -8,7 +8,7 @@ import msgspec
 
 from protocol.errors import BusFull, BusUnavailable, LaneFull, Replaced, TimedOut
 from protocol.lanes import Lanes
-from protocol.messages import PCM_BYTES_PER_MS, Lane, Picture, Sound
+from protocol.messages import Lane, Picture, Sound
 from server.media.jobs import PictureOut, SoundOut
 
 PAUSE_S = 0.05
@@ -16,8 +16,7 @@ PIECES_PER_PICTURE = 10  # sound comes ten times a second: the reader may be tha
 
 
 class LanePublisher:
-    """Claims the lanes at its first append. Sound that they hold by then is not appended again: the client of a gateway
-    that died sends what that one had not acknowledged.
+    """Claims the lanes at its first append, and again after it was replaced.
 
     Args:
         lossless: wait while the worker has more than ``backlog`` pictures to read, instead of letting old ones go;
@@ -33,9 +32,6 @@ class LanePublisher:
         self._stall_s = stall_s
         self._generation: int | None = None
         self._sequences: dict[Lane, int] = {}
-        self._heard: dict[
-            int, int
-        ] = {}  # session time of each track's sound that was there when the lanes were claimed
         self._order = asyncio.Lock()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -67,7 +63,7 @@ class LanePublisher:
         await self._append("video", picture, lossless=lossless or self._lossless)
 
     async def sound(self, out: SoundOut, arrived_at: float, *, lossless: bool = False) -> None:
-        """Append what is new of a piece of sound; otherwise like ``picture``."""
+        """Append a piece of sound; otherwise like ``picture``."""
         sound = Sound(t_ms=out.t_ms, track=out.track, sequence=0, pcm=out.pcm, arrived_at=arrived_at)
         await self._append("audio", sound, lossless=lossless or self._lossless)
 
@@ -75,6 +71,7 @@ class LanePublisher:
         async with self._order:
             try:
                 async with asyncio.timeout(self._stall_s):
+                    await self._flowing.wait()
                     backlog = await self._put(lane, media, lossless=lossless)
                     if lossless:
                         await self._wait_for_reader(lane, backlog)
@@ -85,19 +82,16 @@ class LanePublisher:
                 raise
 
     async def _put(self, lane: Lane, media: Picture | Sound, *, lossless: bool) -> int:
-        numbered: Picture | Sound | None = None
-        generation: int | None = None
+        if self._generation is None:
+            self._generation = await self._lanes.claim_publisher(self._session_id)
+            self._sequences = {"video": 0, "audio": 0}
+        self._sequences[lane] += 1  # never used twice, even where an append ends without an answer
+        sequence = self._sequences[lane]
+        numbered = msgspec.structs.replace(media, sequence=sequence)
         while True:
             try:
-                await self._flowing.wait()
-                if self._generation is None:
-                    await self._claim()
-                if generation is None or generation != self._generation:
-                    generation, numbered = self._generation, self._numbered(lane, media)
-                if generation is None or numbered is None:
-                    return 0
                 appended = await self._lanes.append(
-                    self._session_id, generation, numbered.sequence, numbered, lossless=lossless
+                    self._session_id, self._generation, sequence, numbered, lossless=lossless
                 )
                 return appended.backlog
             except BusFull:
