@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
+from launcher.flags import GATEWAY, WORKER, takes
 from launcher.settings import Settings, put_flags
 from launcher.valkey import ValkeyMissing
 
+if TYPE_CHECKING:
+    from launcher.serve import Plan
+
 MISCONFIGURED = 78
 CLIENT_VERBS = ("ask", "watch")
-
-Host = Annotated[str | None, typer.Option(help="address to listen on")]
-Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="port to listen on; 0 picks a free one")]
-Model = Annotated[str | None, typer.Option(help="bundled name, folder of weights, or organisation/name on the hub")]
-Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the hub")]
-CacheDir = Annotated[Path | None, typer.Option(help="where downloads are kept; default: the hub's own cache")]
-Offline = Annotated[bool | None, typer.Option("--offline", help="download nothing")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda")]
-UnsafeDecoder = Annotated[
-    bool | None, typer.Option("--unsafe-decoder", help="take media even where decoders cannot be confined")
-]
-RedisUrl = Annotated[str | None, typer.Option(help="redis://, rediss:// or unix://; also REDIS_URL")]
 
 
 class Verbs(TyperGroup):
@@ -56,85 +47,39 @@ app = typer.Typer(
 
 
 @app.command()
-def serve(
-    host: Host = None,
-    port: Port = None,
-    model: Model = None,
-    revision: Revision = None,
-    cache_dir: CacheDir = None,
-    offline: Offline = None,
-    device: Device = None,
-    redis_url: RedisUrl = None,
-    unsafe_decoder: UnsafeDecoder = None,
-) -> None:
+@takes(*dict.fromkeys(GATEWAY + WORKER))
+def serve() -> None:
     """Run everything on this machine: an embedded Valkey (unless REDIS_URL is set), a worker and the gateway."""
-    from launcher.serve import Plan, free_port, port_problem
     from launcher.serve import serve as run
     from protocol.logs import configure_logs
-    from server.auth import new_key, parse_keys
-    from server.settings import Settings as GatewaySettings
-    from workers.settings import Settings as WorkerSettings
 
     _need_torch()
-    put_flags({"host": host, "port": port, "redis_url": redis_url, "unsafe_decoder": unsafe_decoder})
-    put_flags({"model": model, "revision": revision, "cache_dir": cache_dir, "offline": offline, "device": device})
     configure_logs("launcher")
-    gateway, worker = GatewaySettings(), WorkerSettings()
-    if gateway.port == 0:
-        put_flags({"port": free_port(gateway.host)})
-        gateway = GatewaySettings()
-    if problem := port_problem(gateway.host, gateway.port):
-        _fail(f"the gateway cannot listen on {problem}")
     try:
-        parse_keys(gateway.api_keys.get_secret_value())
-    except ValueError as error:
-        _fail(str(error))
-    key = ""
-    if not gateway.api_keys.get_secret_value() and gateway.api_keys_file is None:
-        key = new_key()
-        put_flags({"api_keys": key})
-    plan = Plan(
-        host=gateway.host,
-        port=gateway.port,
-        model=worker.model,
-        gateway_drain_s=gateway.drain_s,
-        worker_drain_s=worker.drain_s,
-        key=key,
-    )
-    try:
-        raise typer.Exit(asyncio.run(run(Settings(), plan, typer.echo)))
+        raise typer.Exit(asyncio.run(run(Settings(), _plan(), typer.echo)))
     except (ValkeyMissing, OSError) as error:
         _fail(str(error))
 
 
 @app.command()
-def gateway(
-    host: Host = None, port: Port = None, redis_url: RedisUrl = None, unsafe_decoder: UnsafeDecoder = None
-) -> None:
+@takes(*GATEWAY)
+def gateway() -> None:
     """Run a gateway alone. Needs REDIS_URL."""
     from server.__main__ import main as run
 
-    put_flags({"host": host, "port": port, "redis_url": redis_url or _redis_url()})
-    put_flags({"unsafe_decoder": unsafe_decoder})
+    _need_bus()
     raise typer.Exit(run())
 
 
 @app.command()
-def worker(
-    model: Model = None,
-    revision: Revision = None,
-    cache_dir: CacheDir = None,
-    offline: Offline = None,
-    device: Device = None,
-    redis_url: RedisUrl = None,
-) -> None:
+@takes(*WORKER)
+def worker() -> None:
     """Run a worker alone. Needs REDIS_URL and torch."""
     _need_torch()
     from workers.main import main as run
     from workers.settings import Settings as WorkerSettings
 
-    put_flags({"model": model, "revision": revision, "cache_dir": cache_dir, "offline": offline, "device": device})
-    put_flags({"redis_url": redis_url or _redis_url()})
+    _need_bus()
     raise typer.Exit(run(WorkerSettings()))
 
 
@@ -175,11 +120,42 @@ def main() -> None:
     sys.exit(MISCONFIGURED)
 
 
-def _redis_url() -> str:
+def _plan() -> Plan:
+    """What `serve` is to start. A port and a key that nobody has set are chosen here."""
+    from launcher.serve import Plan, free_port, port_problem
+    from server.auth import new_key, parse_keys
+    from server.settings import Settings as GatewaySettings
+    from workers.settings import Settings as WorkerSettings
+
+    gateway, worker = GatewaySettings(), WorkerSettings()
+    if gateway.port == 0:
+        put_flags({"port": free_port(gateway.host)})
+        gateway = GatewaySettings()
+    if problem := port_problem(gateway.host, gateway.port):
+        _fail(f"the gateway cannot listen on {problem}")
+    given, key = gateway.api_keys.get_secret_value(), ""
+    try:
+        parse_keys(given)
+    except ValueError as error:
+        _fail(str(error))
+    if not given and gateway.api_keys_file is None:
+        key = new_key()
+        put_flags({"api_keys": key})
+    return Plan(
+        host=gateway.host,
+        port=gateway.port,
+        model=worker.model,
+        gateway_drain_s=gateway.drain_s,
+        worker_drain_s=worker.drain_s,
+        key=key,
+    )
+
+
+def _need_bus() -> None:
     url = Settings().redis_url
     if not url:
         _fail("there is no bus: set REDIS_URL to a Redis >= 7 or Valkey >= 8, or run `longlook serve`")
-    return url
+    put_flags({"redis_url": url})
 
 
 def _need_torch() -> None:
@@ -190,7 +166,7 @@ def _need_torch() -> None:
         _fail(f"a worker needs {', '.join(missing)}: install them with `pip install 'longlook[worker]'`")
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     typer.echo(f"longlook: {sentence}", err=True)
     raise typer.Exit(MISCONFIGURED)
 
