@@ -110,10 +110,25 @@ class Streams:
 
     def top_up(self, ahead: int) -> None:
         """Pictures for the sessions in turn until so many wait in the engine."""
-        names = list(self._clocks)
         for _ in range(ahead - sum(len(session.frames) for session in self.engine.sessions.values())):
-            self.push(names[self._turn % len(names)])
-            self._turn += 1
+            self._push_next()
+
+    def cameras(self, rate: float) -> Callable[[], None]:
+        """Brings, when called, the pictures that have come since: `rate` a second, for the sessions in turn."""
+        started, pushed = time.perf_counter(), 0
+
+        def bring() -> None:
+            nonlocal pushed
+            while pushed < rate * (time.perf_counter() - started):
+                self._push_next()
+                pushed += 1
+
+        return bring
+
+    def _push_next(self) -> None:
+        names = list(self._clocks)
+        self.push(names[self._turn % len(names)])
+        self._turn += 1
 
     def _picture(self) -> tuple[int, Pixels]:
         while len(self._coming) < 64:
