@@ -141,7 +141,11 @@ class Attention(Protocol):
 def sent(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """An array's values on a device; the host does not wait until they are there."""
     values = torch.from_numpy(array)
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu":
+        return values
+    staged = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    staged.numpy()[...] = array  # NumPy's copy: torch's would wake a thread on every core, and wait for all of them
+    return staged.to(device, non_blocking=True)
 
 
 class Fence:

@@ -23,6 +23,7 @@ from workers.attention.plain import attend, folded
 from workers.core import Fence, KVStore, Query, Slots, Turn, sent
 
 _WORKSPACE_BYTES = 256 << 20
+_FEW = 64  # queries of one sequence
 _LN2 = math.log(2)
 
 Rows = slice | Tensor
@@ -61,6 +62,7 @@ class Planner:
             1,
             causal=causal,
             q_data_type=self._store.keys.dtype,
+            max_token_per_sequence=max(lengths),
         )
         self._read.mark()
 
@@ -82,7 +84,11 @@ class Planner:
 
 
 class FlashInferAttention:
-    """Attention over the pages of one pool, by one kernel for single tokens and another for the rest."""
+    """Attention over the pages of one pool, by one kernel for few queries of a sequence and another for many.
+
+    The first has all heads that share a key in one tile and divides long tables among the processors; the second is
+    faster where a sequence's queries fill its tiles, and reads each key anew for every head.
+    """
 
     def __init__(self, store: KVStore, turn: Turn, heads: int, make_wrapper: MakeWrapper | None = None) -> None:
         """`heads`: query heads in all. `make_wrapper`: in place of FlashInfer's own."""
@@ -91,7 +97,7 @@ class FlashInferAttention:
         self.heads = heads // store.keys.shape[1]
         self._workspace = torch.empty(_WORKSPACE_BYTES, dtype=torch.uint8, device=store.keys.device)
         # Small heads gain little from kernels that take minutes to build.
-        self._prefill = "auto" if store.keys.shape[-1] >= 128 else "fa2"
+        self._many = "auto" if store.keys.shape[-1] >= 128 else "fa2"
         self._planners: dict[tuple[bool, int], Planner] = {}
 
     def plan(self, queries: tuple[Query, ...]) -> PlannedAttention:
@@ -115,12 +121,12 @@ class FlashInferAttention:
         )
         return FixedAttention(Planner(wrapper, self.store, self.heads), self.store, batch, slots, spare)
 
-    def planner(self, single: bool, place: int) -> Planner:
+    def planner(self, few: bool, place: int) -> Planner:
         """The planner for the pass's `place`-th part of a kind."""
-        if (single, place) not in self._planners:
-            wrapper = self._make_wrapper(self._workspace, backend="fa2" if single else self._prefill)
-            self._planners[single, place] = Planner(wrapper, self.store, self.heads)
-        return self._planners[single, place]
+        if (few, place) not in self._planners:
+            wrapper = self._make_wrapper(self._workspace, backend="fa2" if few else self._many)
+            self._planners[few, place] = Planner(wrapper, self.store, self.heads)
+        return self._planners[few, place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +214,10 @@ class PlannedAttention:
 
     def _stored(self, queries: tuple[Query, ...]) -> Iterator[_Sight]:
         """What is seen as it was stored, each sequence's own tokens last."""
-        for single in (True, False):
-            alike = [query for query in queries if (query.stop - query.start == 1) == single]
+        for few in (True, False):
+            alike = [query for query in queries if (query.stop - query.start <= _FEW) == few]
             if alike:
-                planner = self._attention.planner(single, 0)
+                planner = self._attention.planner(few, 0)
                 planner.plan([query.stop - query.start for query in alike], [_table(q) for q in alike], causal=True)
                 yield _Sight(planner, _rows(alike, self._device), any(query.wanted for query in alike))
 

@@ -30,8 +30,10 @@ class PagedReference:
         *,
         causal: bool,
         q_data_type: torch.dtype,
+        max_token_per_sequence: int,
     ) -> None:
         batch = len(qo_indptr) - 1
+        assert max_token_per_sequence == qo_indptr.diff().max()
         assert self._fixed in (None, batch)
         assert self._room is None or len(paged_kv_indices) <= self._room
         assert {t.device.type for t in (qo_indptr, paged_kv_indptr, paged_kv_last_page_len)} == {"cpu"}

@@ -21,19 +21,22 @@ from workers.models.rope import Rope, rotate
 
 pytestmark = pytest.mark.unit
 
-HEADS, KV_HEADS, DIM, PAGE, PAGES, LAYERS = 8, 2, 64, 4, 64, 2
+HEADS, KV_HEADS, DIM, PAGE, PAGES, LAYERS = 8, 2, 64, 4, 80, 2
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, GPU])])
+KERNELS = pytest.mark.parametrize(  # heads of 64 and of 128 have kernels of their own
+    ("device", "dim"), [("cpu", 64), *(pytest.param("cuda", dim, marks=[pytest.mark.gpu, GPU]) for dim in (64, 128))]
+)
 
 
 def turn(vectors: Tensor, by: Tensor) -> Tensor:
-    return rotate(vectors, Rope(DIM, 100.0).rotation(by.expand(3, -1)))
+    return rotate(vectors, Rope(vectors.shape[-1], 100.0).rotation(by.expand(3, -1)))
 
 
-def stores(groups: int, device: str) -> tuple[KVStore, KVStore]:
+def stores(groups: int, device: str, dim: int = DIM) -> tuple[KVStore, KVStore]:
     """The same pool for the reference, on the CPU in float32, and for what is tested: on a GPU in bfloat16."""
     planes = (LAYERS, groups, PAGES * PAGE)
-    keys, values = (torch.randn(*planes, KV_HEADS // groups, DIM).bfloat16() for _ in range(2))
+    keys, values = (torch.randn(*planes, KV_HEADS // groups, dim).bfloat16() for _ in range(2))
     bias = torch.zeros(planes)
     bias[:, :, : 2 * PAGE] = torch.tensor([math.log(3), -math.inf, 0, 0] * 2)
     here = KVStore(keys.float(), values.float(), bias)
@@ -67,7 +70,7 @@ def batch(groups: int, *, apart: bool, planes_differ: bool = False) -> tuple[Que
     also = [part([28], [4], groups, turn=5)] if apart else []
     sights = [(*stored, *more), (stored[0], *also), tuple(stored), (*more, *also), (stored[1],)]
     queries, start, slot = [], 0, 200
-    for count, parts in zip((1, 1, 7, 3, 1), sights, strict=True):
+    for count, parts in zip((1, 1, 70, 3, 1), sights, strict=True):
         slots = np.broadcast_to(np.arange(slot, slot + count), (LAYERS, groups, count)).copy()
         queries.append(Query(start, start + count, np.zeros((3, count), np.int64), slots, parts))
         start, slot = start + count, slot + count
@@ -79,23 +82,25 @@ def _seed() -> None:
     torch.manual_seed(5)
 
 
-def inputs(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (torch.randn(rows, heads, DIM).bfloat16().float() for heads in (HEADS, KV_HEADS, KV_HEADS))
+def inputs(rows: int, dim: int = DIM) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (torch.randn(rows, heads, dim).bfloat16().float() for heads in (HEADS, KV_HEADS, KV_HEADS))
     return q, k, v
 
 
-@DEVICES
+@KERNELS
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("apart", [False, True], ids=["as stored", "turned and biased"])
 @pytest.mark.parametrize("planes_differ", [False, True], ids=["planes alike", "planes differ"])
 @torch.inference_mode()
-def test_mixed_batches_equal_the_reference(device: str, groups: int, apart: bool, planes_differ: bool) -> None:
-    here, there = stores(groups, device)
+def test_mixed_batches_equal_the_reference(
+    device: str, dim: int, groups: int, apart: bool, planes_differ: bool
+) -> None:
+    here, there = stores(groups, device, dim)
     queries = batch(groups, apart=apart, planes_differ=planes_differ)
     ours = attention(there, device).plan(queries)
     theirs = PlainAttention(here, turn).plan(queries)
     for layer in range(LAYERS):
-        q, k, v = inputs(queries[-1].stop)
+        q, k, v = inputs(queries[-1].stop, dim)
         close(ours(layer, *(placed(x, device) for x in (q, k, v))), theirs(layer, q, k, v))
         torch.testing.assert_close(there.keys.float().cpu(), here.keys)
         torch.testing.assert_close(there.values.float().cpu(), here.values)
