@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -22,15 +20,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 from bench.footage import Footage, footage
-from bench.host import CpuByProgram, hardware, percentile, slope, today, tree_bytes
+from bench.host import CpuByProgram, percentile, tree_bytes
 from bench.lanes import Onlooker, private_bus
+from bench.runs import Run, add_arguments, repeated, report, tell
 from launcher.child import stop
 from launcher.serve import free_port
 from launcher.serving import logged, serving, tail
@@ -44,8 +41,8 @@ KEY = "ll_bench_of_cameras_0001"
 WIDTH, HEIGHT = 1280, 720
 LOOP_S = 10
 CLIPS = 4
-SETTLED_S = 120.0  # memory is judged from here on: lanes hold their last minute by then
 SAMPLE_S = 3.0
+EARLY = 0.1  # of a period: a picture may be sampled so long before it is due
 ADVERTISE_S = 1.0
 DRAIN_S = 5.0
 START_S = 30.0
@@ -64,23 +61,17 @@ class Load:
 
 
 @dataclass(slots=True)
-class Run:
-    """What one run showed: ages in milliseconds, memory as (seconds, bytes), processor seconds by program, both
-    sampled until ``seconds``."""
+class CamerasRun(Run):
+    """Ages in milliseconds; processor seconds by program."""
 
     ages_ms: list[float] = field(default_factory=list)
-    memory: list[tuple[float, int]] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
     expected: int = 0
-    sent: int = 0
     late_ms: float = 0.0
     reconnects: int = 0
-    seconds: float = 0.0
 
     def figures(self) -> dict[str, float]:
         """The run in single numbers; processor time in cores."""
-        late = [(at / 60, size / 2**20) for at, size in self.memory if at >= SETTLED_S]
         cores = {f"cores_{name}": spent / self.seconds for name, spent in self.cpu_s.items()}
         return {
             "age_p50_ms": percentile(self.ages_ms, 0.5),
@@ -91,8 +82,7 @@ class Run:
             "reconnects": self.reconnects,
             "sender_late_max_ms": self.late_ms,
             **cores,
-            "memory_mib": self.memory[-1][1] / 2**20 if self.memory else float("nan"),
-            "memory_slope_mib_a_minute": slope(late),
+            **self.memory_figures(),
         }
 
 
@@ -129,15 +119,15 @@ class Camera:
     @property
     def expected(self) -> int:
         """Pictures that the session's frame rate asks for."""
-        every = self._load.fps_in / self._load.fps_out
-        return int((len(self.sent_at) - 1) // every) + 1
+        periods = (len(self.sent_at) - 1) / self._load.fps_in * self._load.fps_out
+        return int(periods + EARLY) + 1
 
     def age_ms(self, t_ms: int, at: float) -> float:
         """Age at ``at`` of the picture of session time ``t_ms``."""
         return (at - self.sent_at[round(t_ms * self._load.fps_in / 1000)]) * 1000
 
 
-async def run(load: Load, clips: list[Footage], seconds: int) -> Run:
+async def run(load: Load, clips: list[Footage], seconds: int) -> CamerasRun:
     """One run on servers of its own."""
     with tempfile.TemporaryDirectory(prefix="longlook-bench-") as folder:
         async with private_bus() as url:
@@ -146,8 +136,8 @@ async def run(load: Load, clips: list[Footage], seconds: int) -> Run:
                 return await _measure(load, clips, seconds, url, client)
 
 
-async def _measure(load: Load, clips: list[Footage], seconds: int, url: str, client: AsyncClient) -> Run:
-    seen, bus = Run(), await Bus.connect(url)
+async def _measure(load: Load, clips: list[Footage], seconds: int, url: str, client: AsyncClient) -> CamerasRun:
+    seen, bus = CamerasRun(), await Bus.connect(url)
     onlooker = Onlooker(bus)
     cameras = [Camera(clips[n % len(clips)], n, load) for n in range(load.sessions)]
     began, spent = time.monotonic(), CpuByProgram()
@@ -166,7 +156,7 @@ async def _measure(load: Load, clips: list[Footage], seconds: int, url: str, cli
     return seen
 
 
-def _judge(seen: Run, cameras: list[Camera], onlooker: Onlooker) -> None:
+def _judge(seen: CamerasRun, cameras: list[Camera], onlooker: Onlooker) -> None:
     by_session = {camera.session_id: camera for camera in cameras}
     pictures = {(item.session_id, item.t_ms): item.at for item in reversed(onlooker.seen)}
     seen.ages_ms = [by_session[name].age_ms(t_ms, at) for (name, t_ms), at in pictures.items()]
@@ -175,11 +165,10 @@ def _judge(seen: Run, cameras: list[Camera], onlooker: Onlooker) -> None:
     seen.late_ms = max(camera.late_ms for camera in cameras)
     seen.reconnects = sum(camera.reconnects for camera in cameras)
     for camera in cameras:
-        for reason, count in camera.dropped.items():
-            seen.dropped[reason] = seen.dropped.get(reason, 0) + count
+        seen.count_dropped(camera.dropped)
 
 
-async def _watch(seen: Run, spent: CpuByProgram, began: float) -> None:
+async def _watch(seen: CamerasRun, spent: CpuByProgram, began: float) -> None:
     """Memory of every process that the benchmark started, and processor time of each."""
     while True:
         await asyncio.sleep(SAMPLE_S)
@@ -248,32 +237,6 @@ async def _advertise(bus: Bus) -> None:
         await asyncio.sleep(ADVERTISE_S)
 
 
-def report(load: Load, runs: list[Run], clip: Footage) -> dict[str, Any]:
-    """Everything that was measured, ready for JSON. Memory is judged by the first, longest run."""
-    figures = [seen.figures() for seen in runs]
-    summary = {name: statistics.median(one[name] for one in figures) for name in figures[0]}
-    summary["memory_slope_mib_a_minute"] = figures[0]["memory_slope_mib_a_minute"]
-    return {
-        "command": "python -m bench.cameras " + " ".join(sys.argv[1:]),
-        "date": today(),
-        "hardware": hardware(),
-        "load": {**asdict(load), "measured_kilobits_per_s": round(clip.kilobits_per_s)},
-        "summary": summary,
-        "figures": [{"seconds": seen.seconds, **one} for seen, one in zip(runs, figures, strict=True)],
-        "runs": [asdict(seen) for seen in runs],
-    }
-
-
-def table(result: dict[str, Any]) -> Table:
-    """The medians, and each run beside them."""
-    rows = Table(title=f"{result['load']['sessions']} cameras, {result['hardware']}, {result['date']}")
-    for heading in ("", "median", *(f"{run['seconds']:.0f} s" for run in result["figures"])):
-        rows.add_column(heading, justify="left" if not heading else "right")
-    for name, median in result["summary"].items():
-        rows.add_row(name, f"{median:.4g}", *(f"{run[name]:.4g}" for run in result["figures"]))
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=12)
@@ -285,26 +248,19 @@ def main() -> None:
     )
     parser.add_argument("--soak", type=int, default=600, help="seconds of the first run, which judges memory")
     parser.add_argument("--seconds", type=int, default=90, help="of each run after it")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON alone on standard output")
+    add_arguments(parser, RESULTS)
     wanted = parser.parse_args()
     load = Load(wanted.sessions, wanted.fps_in, wanted.fps_out, wanted.kilobits, wanted.worker, wanted.seed)
     console = Console(stderr=True)
     form = {"width": WIDTH, "height": HEIGHT, "fps": load.fps_in, "kilobits_per_s": load.kilobits_per_s}
     with console.status("encoding footage ..."):
         clips = [footage(load.seed * 100 + n, seconds=LOOP_S, **form) for n in range(CLIPS)]
-    runs = []
-    for number in range(wanted.runs):
-        with console.status(f"run {number + 1} of {wanted.runs} ..."):
-            runs.append(asyncio.run(run(load, clips, wanted.seconds if number else wanted.soak)))
-    result = report(load, runs, clips[0])
-    wanted.out.parent.mkdir(parents=True, exist_ok=True)
-    wanted.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if wanted.json:
-        print(json.dumps(result))
-    console.print(table(result))
+    lengths = [wanted.soak, *[wanted.seconds] * (wanted.runs - 1)]
+    runs = repeated(console, wanted.runs, lambda number: asyncio.run(run(load, clips, lengths[number])))
+    result = report("cameras", {**asdict(load), "measured_kilobits_per_s": round(clips[0].kilobits_per_s)}, runs)
+    # Memory is judged by the longest run alone.
+    result["summary"]["memory_slope_mib_a_minute"] = result["figures"][0]["memory_slope_mib_a_minute"]
+    tell(console, result, "cameras", wanted)
 
 
 if __name__ == "__main__":

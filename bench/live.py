@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import resource
-import statistics
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 from bench.clips import Clip, rendered
-from bench.host import cpu_seconds, hardware, percentile, slope, today, tree_bytes
+from bench.host import cpu_seconds, percentile, tree_bytes
+from bench.runs import Run, add_arguments, repeated, report, tell
 from launcher.serving import serving
 from longlook_client import AsyncClient, AsyncLiveSession, Health, LonglookError
 from training.world.scoring import is_right
 
 RESULTS = Path("bench/results/live-cpu.json")
-SETTLED_S = 120.0  # memory is judged from here on
 SAMPLE_S = 2.0
 WARM_UP_S = 3  # sessions' first pictures, before anything is asked
 
@@ -49,25 +44,20 @@ class Load:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What one run showed; times in milliseconds, memory as (seconds, bytes)."""
+class LiveRun(Run):
+    """Times in milliseconds."""
 
     first_token_ms: list[float] = field(default_factory=list)
     lag_ms: list[float] = field(default_factory=list)
-    memory: list[tuple[float, int]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    dropped: dict[str, int] = field(default_factory=dict)
     wrong: list[dict[str, str | int]] = field(default_factory=list)
-    sent: int = 0
     asked: int = 0
     right: int = 0
-    seconds: float = 0.0
     generator_cpu_s: float = 0.0
     server_cpu_s: float = 0.0
 
     def figures(self) -> dict[str, float]:
-        """The run in single numbers."""
-        late = [(at / 60, size / 2**20) for at, size in self.memory if at >= SETTLED_S]
+        """The run in single numbers; processor time in cores."""
         return {
             "first_token_p50_ms": percentile(self.first_token_ms, 0.5),
             "first_token_p95_ms": percentile(self.first_token_ms, 0.95),
@@ -75,16 +65,15 @@ class Seen:
             "dropped": sum(self.dropped.values()),
             "right": self.right / max(self.asked, 1),
             "failed": len(self.failed),
-            "memory_mib": late[-1][1] if late else float("nan"),
-            "memory_slope_mib_a_minute": slope(late),
+            **self.memory_figures(),
             "generator_cpu": self.generator_cpu_s / self.seconds,
             "server_cpu": self.server_cpu_s / self.seconds,
         }
 
 
-async def run(load: Load, clips: list[Clip], model: str | None) -> Seen:
+async def run(load: Load, clips: list[Clip], model: str | None) -> LiveRun:
     """One run on a server of its own."""
-    seen = Seen()
+    seen = LiveRun()
     with tempfile.TemporaryDirectory(prefix="longlook-bench-") as folder:
         async with serving(Path(folder) / "serve.log", model=model) as server:
             launcher = psutil.Process(server.pid)
@@ -101,7 +90,7 @@ async def run(load: Load, clips: list[Clip], model: str | None) -> Seen:
     return seen
 
 
-async def _drive(client: AsyncClient, clip: Clip, load: Load, start: float, seen: Seen) -> None:
+async def _drive(client: AsyncClient, clip: Clip, load: Load, start: float, seen: LiveRun) -> None:
     """One session, from its first picture to its last answer."""
     opened = await client.create_session(wait=60.0, fps=1.0, budget_tokens=load.budget, policy="window")
     async with opened as session, session.live() as live:
@@ -114,11 +103,10 @@ async def _drive(client: AsyncClient, clip: Clip, load: Load, start: float, seen
                     if second in clip.questions:
                         questions.create_task(_ask(live, clip, second, seen))
             health.cancel()
-        for reason, count in (await session.health()).dropped.items():
-            seen.dropped[reason] = seen.dropped.get(reason, 0) + count
+        seen.count_dropped((await session.health()).dropped)
 
 
-async def _ask(live: AsyncLiveSession, clip: Clip, second: int, seen: Seen) -> None:
+async def _ask(live: AsyncLiveSession, clip: Clip, second: int, seen: LiveRun) -> None:
     question, text, asked = clip.questions[second], "", time.monotonic()
     seen.asked += 1
     try:
@@ -134,13 +122,13 @@ async def _ask(live: AsyncLiveSession, clip: Clip, second: int, seen: Seen) -> N
         seen.wrong.append({"second": second, "question": question.text, "true": question.value, "answer": text})
 
 
-async def _watch_health(live: AsyncLiveSession, seen: Seen) -> None:
+async def _watch_health(live: AsyncLiveSession, seen: LiveRun) -> None:
     async for event in live.events():
         if isinstance(event, Health) and event.lag_ms is not None:
             seen.lag_ms.append(event.lag_ms)
 
 
-async def _watch_memory(launcher: psutil.Process, seen: Seen, began: float) -> None:
+async def _watch_memory(launcher: psutil.Process, seen: LiveRun, began: float) -> None:
     while True:
         await asyncio.sleep(SAMPLE_S)
         seen.memory.append((time.monotonic() - began, await asyncio.to_thread(tree_bytes, launcher)))
@@ -151,30 +139,6 @@ def _own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def report(load: Load, runs: list[Seen]) -> dict[str, Any]:
-    """Everything that was measured, ready for JSON."""
-    figures = [seen.figures() for seen in runs]
-    return {
-        "command": "python -m bench.live " + " ".join(sys.argv[1:]),
-        "date": today(),
-        "hardware": hardware(),
-        "load": asdict(load),
-        "summary": {name: statistics.median(run[name] for run in figures) for name in figures[0]},
-        "figures": figures,
-        "runs": [asdict(seen) for seen in runs],
-    }
-
-
-def table(result: dict[str, Any]) -> Table:
-    """The medians, and each run beside them."""
-    rows = Table(title=f"{result['load']['sessions']} live sessions, {result['hardware']}, {result['date']}")
-    for heading in ("", "median", *(f"run {n + 1}" for n in range(len(result["figures"])))):
-        rows.add_column(heading, justify="left" if not heading else "right")
-    for name, median in result["summary"].items():
-        rows.add_row(name, f"{median:.4g}", *(f"{run[name]:.4g}" for run in result["figures"]))
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=6)
@@ -182,11 +146,8 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0, help="seconds between the questions to one session")
     parser.add_argument("--budget", type=int, default=1376, help="tokens of a session, three quarters of them trunk")
     parser.add_argument("--jitter", type=float, default=0.1, help="deviation of arrival times in seconds")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--model", help="default: the bundled model")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON alone on standard output")
+    add_arguments(parser, RESULTS)
     wanted = parser.parse_args()
     load = Load(wanted.sessions, wanted.seconds, wanted.every, wanted.budget, wanted.jitter, wanted.seed)
     console = Console(stderr=True)
@@ -195,16 +156,8 @@ def main() -> None:
             rendered(load.seed * 1000 + n, load.seconds, load.every, load.every * n / load.sessions, load.jitter)
             for n in range(load.sessions)
         ]
-    runs = []
-    for number in range(wanted.runs):
-        with console.status(f"run {number + 1} of {wanted.runs} ..."):
-            runs.append(asyncio.run(run(load, clips, wanted.model)))
-    result = report(load, runs)
-    wanted.out.parent.mkdir(parents=True, exist_ok=True)
-    wanted.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if wanted.json:
-        print(json.dumps(result))
-    console.print(table(result))
+    runs = repeated(console, wanted.runs, lambda number: asyncio.run(run(load, clips, wanted.model)))
+    tell(console, report("live", asdict(load), runs), "live sessions", wanted)
 
 
 if __name__ == "__main__":

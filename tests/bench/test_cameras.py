@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.cameras import Camera, Load, Run
+from bench.cameras import Camera, CamerasRun, Load
 from bench.footage import footage
 
 pytestmark = pytest.mark.unit
@@ -17,8 +17,13 @@ def camera() -> Camera:
 
 def test_ages_count_from_the_sending_of_the_very_unit(camera: Camera) -> None:
     camera.sent_at = [100 + number / 15 for number in range(31)]
-    assert camera.expected == 3
     assert camera.age_ms(2000, 102.25) == pytest.approx(250)
+
+
+@pytest.mark.parametrize(("units", "expected"), [(1, 1), (29, 2), (30, 3), (31, 3), (44, 3), (45, 4)])
+def test_a_picture_that_comes_a_moment_early_is_expected(camera: Camera, units: int, expected: int) -> None:
+    camera.sent_at = [100 + number / 15 for number in range(units)]
+    assert camera.expected == expected
 
 
 def test_footage_can_be_begun_at_each_of_its_key_frames() -> None:
@@ -30,6 +35,8 @@ def test_footage_can_be_begun_at_each_of_its_key_frames() -> None:
 
 
 def test_what_did_not_come_is_lost() -> None:
-    run = Run(ages_ms=[10.0, 30.0, 20.0], expected=4, seconds=10.0, cpu_s={"gateway": 2.5}, memory=[(1.0, 2**20)])
+    run = CamerasRun(
+        ages_ms=[10.0, 30.0, 20.0], expected=4, seconds=10.0, cpu_s={"gateway": 2.5}, memory=[(1.0, 2**20)]
+    )
     figures = run.figures()
     assert (figures["lost"], figures["age_p99_ms"], figures["cores_gateway"]) == (1, 30.0, 0.25)
