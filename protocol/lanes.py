@@ -11,9 +11,10 @@ from protocol.codec import encode
 from protocol.connection import Argument, Connection
 from protocol.errors import BusFull, Conflict, LaneFull, LonglookError, NotFound, RateLimited, Replaced, SessionClosed
 from protocol.ids import EntryId
-from protocol.messages import Ask, Cancel, Close, Lane, MediaEnd, Picture, Sound
+from protocol.messages import PCM_BYTES_PER_MS, Ask, Cancel, Close, Lane, MediaEnd, Picture, Sound
 from protocol.retention import Retention
 from protocol.scripts import CONTROL, MEDIA, PUBLISHER, SHED
+from protocol.sessions import heard_tracks
 
 FULL_TRIES = 8  # a question's attempts on a bus that is full: pictures make room for it
 FULL_PAUSE_S = 0.1
@@ -85,10 +86,19 @@ class Lanes:
         names = [keys.session(session_id), keys.lane(session_id, lane)]
         arguments: list[Argument] = [lane, generation, sequence, encode(media), media.t_ms]
         arguments += [self._keep.lane_ms, self._keep.lane_bytes(lane), self._keep.session_ms, int(lossless)]
+        if isinstance(media, Sound):
+            arguments += [media.track, media.t_ms + len(media.pcm) // PCM_BYTES_PER_MS]
         reply = await self._connection.run(MEDIA, names, *arguments)
         if reply[0] != b"ok":
             _refuse(reply)
         return Appended(EntryId.parse(reply[1]), int(reply[2]))
+
+    async def heard(self, session_id: str) -> dict[int, int]:
+        """Session time up to which the audio lane has held sound of each track; whoever claimed the lanes alone moves
+        it.
+        """
+        fields = await self._connection.command("HGETALL", keys.session(session_id))
+        return heard_tracks(fields)
 
     async def shed(self, session_id: str) -> int:
         """Makes room on a bus that is full, and returns how many entries went: of a live session the older half of the

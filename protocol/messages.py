@@ -80,6 +80,8 @@ class Sound(Message, frozen=True, kw_only=True, tag="sound"):
     arrived_at: float
 
 
+PCM_BYTES_PER_MS = 32  # of the lanes' sound
+
 Media = Picture | Sound
 
 # --- output stream ----------------------------------------------------------------------------------------------------

@@ -188,9 +188,10 @@ touch(ARGV[1], KEYS[1])
 return {'ok', redis.call('HINCRBY', KEYS[1], 'publisher', 1)}
 """)
 
-# KEYS session lane | lane generation sequence payload t_ms keep max_bytes ttl lossless
+# KEYS session lane | lane generation sequence payload t_ms keep max_bytes ttl lossless [track end_ms]
 # Old entries leave by age and bytes; where nothing may be lost, never one that the reader has not passed. Each entry
-# holds the bytes appended up to it, so that the lane's size is known whoever else trims it.
+# holds the bytes appended up to it, so that the lane's size is known whoever else trims it. How far each track's sound
+# has come is in the record, so that the next publisher knows what its client sends again.
 MEDIA = Script("""
 local lane, generation, payload = ARGV[1], ARGV[2], ARGV[4]
 local state, publisher, total, cursor = unpack(redis.call('HMGET', KEYS[1],
@@ -229,6 +230,7 @@ if type(reply) == 'table' and reply.err then return reply end
 redis.call('HSET', KEYS[1], 'total:' .. lane, total)
 redis.call('HINCRBY', KEYS[1], 'in:' .. lane, 1)
 redis.call('HSET', KEYS[1], 'newest:' .. lane, ARGV[5], 'last:' .. lane, id)
+if ARGV[10] then redis.call('HSET', KEYS[1], 'heard:' .. ARGV[10], ARGV[11]) end
 touch(ARGV[8], KEYS[1], KEYS[2])
 return {'ok', id, backlog()}
 """)

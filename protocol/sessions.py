@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from protocol import keys
@@ -13,6 +15,7 @@ from protocol.retention import Retention
 from protocol.scripts import ERASE, FINISH, ONCE, OPEN
 
 PREAMBLE = "preamble:"
+HEARD = "heard:"
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +33,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     stats: SessionStats
     ingest: IngestStats
     preambles: dict[int, bytes]  # by track: what its decoding must begin with, for the next gateway
+    heard: dict[int, int]  # by track: session time up to which its sound has come
 
 
 class Sessions:
@@ -145,12 +149,19 @@ def _record(fields: dict[bytes, bytes], *, owned: bool) -> SessionRecord:
         fenced=int(fields.get(b"fenced", b"0")),
         stats=decode(SessionStats, fields[b"stats"]) if b"stats" in fields else SessionStats(),
         ingest=decode(IngestStats, fields[b"ingest"]) if b"ingest" in fields else IngestStats(),
-        preambles={
-            int(name.removeprefix(PREAMBLE.encode())): value
-            for name, value in fields.items()
-            if name.startswith(PREAMBLE.encode())
-        },
+        preambles=_by_track(fields, PREAMBLE),
+        heard=heard_tracks(fields),
     )
+
+
+def heard_tracks(fields: Mapping[bytes, bytes]) -> dict[int, int]:
+    """Of a session's stored fields: session time up to which each track's sound has come."""
+    return {track: int(end_ms) for track, end_ms in _by_track(fields, HEARD).items()}
+
+
+def _by_track(fields: Mapping[bytes, bytes], prefix: str) -> dict[int, bytes]:
+    begin = prefix.encode()
+    return {int(name.removeprefix(begin)): value for name, value in fields.items() if name.startswith(begin)}
 
 
 def _state(stored: str, *, owned: bool, epoch: int) -> SessionState:

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from protocol.errors import LonglookError
+from protocol.errors import BusUnavailable, LonglookError, NotFound
 from protocol.messages import ModelCard, SessionSpec
 from protocol.sessions import SessionRecord
 from server.faults import error_event
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 16 << 10  # of a preamble that other gateways are to find: real ones have a tenth of it
 IDLE_S = 120.0  # a feed that nobody used for longer is given up; its clock is in the session's record
+SILENT_S = 5.0  # what was not used for longer has nothing new to publish, and may be another gateway's by now
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Feeds:
         if session_id not in self._feeds:
             card = await self._parts.board.card(record.spec.model)
             recorder = await self._parts.journal.recorder(record.spec)
+            with suppress(BusUnavailable, NotFound):
+                record = await self._parts.bus.sessions.get(session_id)  # another gateway may have fed it meanwhile
             if session_id not in self._feeds:
                 self._start(record, card, recorder)
         feed = self._feeds[session_id]
@@ -88,11 +91,17 @@ class Feeds:
         """Once a second: each session's stats to its record, and feeds that nobody uses away. Raises BusUnavailable."""
         now = time.monotonic()
         for session_id, feed in list(self._feeds.items()):
-            await self._parts.bus.sessions.publish_ingest(session_id, feed.ingest.stats())
             if feed.ingest.fed:
                 feed.used_at = now
-            elif now - feed.used_at > IDLE_S:
+            if now - feed.used_at > IDLE_S:
                 self.drop(session_id)
+            elif now - feed.used_at <= SILENT_S:
+                await self._publish(session_id)
+
+    async def _publish(self, session_id: str) -> None:
+        feed = self._feeds.get(session_id)
+        if feed is not None:
+            await self._parts.bus.sessions.publish_ingest(session_id, feed.ingest.stats())
 
     def _start(self, record: SessionRecord, card: ModelCard, recorder: Recorder) -> None:
         session_id = record.spec.session_id
@@ -109,12 +118,17 @@ class Feeds:
             setup=_setup(parts.settings, card, record.spec),
             clock=SessionClock(
                 lossless=lossless,
-                newest_ms=record.ingest.session_time_ms,
+                newest_ms=max(record.ingest.session_time_ms, *record.heard.values(), -1),
                 newest_at=record.ingest.newest_at,
                 origin_us=record.ingest.origin_us,
             ),
             publisher=LanePublisher(
-                parts.bus.lanes, session_id, lossless=lossless, backlog=limits.backlog, stall_s=limits.stall_s
+                parts.bus.lanes,
+                session_id,
+                lossless=lossless,
+                backlog=limits.backlog,
+                stall_s=limits.stall_s,
+                claimed=lambda: self._publish(session_id),  # the clock, before anything is stamped by it
             ),
             nursery=parts.nursery,
             limits=limits,
@@ -137,6 +151,8 @@ class Feeds:
             # One session's fault must not end the task group that all sessions share.
             logger.exception("a session's way in failed", extra={"session_id": session_id})
             ingest.tell(error_event(LonglookError("the session's way in failed; it begins again with the next chunk")))
+        # Another gateway may feed the session now: whoever feeds it here again begins from what that one has left.
+        if self.known(session_id) is ingest:
             self.drop(session_id)
 
 

@@ -74,7 +74,9 @@ class Work:
 
 
 class Delivery:
-    """Owns the session's decoder process. ``run`` must be running while work is put in."""
+    """Owns the session's decoder process. ``run`` must be running while work is put in; where another gateway feeds
+    the session it ends.
+    """
 
     def __init__(
         self,
@@ -99,30 +101,34 @@ class Delivery:
         self._inbox: Inbox[Work] = Inbox(DEPTH, DEPTH_BYTES)
         self._decoder: Decoder | None = None
         self._wanted: dict[int, list[Work]] = {}  # of each track the waiting units whose pictures are to be delivered
-        self._over = asyncio.Event()
+        self._over: LonglookError | None = None  # why nothing is taken any more
         self._settled_ms = -1
         self._moved = asyncio.Event()
 
-    async def put(self, work: Work, size: int, *, replaceable: bool = False) -> None:
-        """Queue work; waits while the inbox is full. A replaceable picture takes the place of its track's last one;
-        a unit's is left out then, for later units build on it.
+    async def room(self, size: int) -> None:
+        """Wait until work of ``size`` bytes can be put, as ``Inbox.room`` does.
 
         Raises:
-            SessionClosed: the delivery has ended.
+            SessionClosed, Replaced: the delivery has ended.
         """
-        if self._over.is_set():
-            raise SessionClosed("the session takes no more media")
+        if self._over is None:
+            await self._inbox.room(size)
+        if self._over is not None:
+            raise self._over
+
+    def put(self, work: Work, size: int, *, replaceable: bool = False) -> None:
+        """Queue work; call ``room`` before. A replaceable picture takes the place of its track's last one; a unit's is
+        left out then, for later units build on it.
+        """
         number = 0 if work.track is None else work.track.number
         if work.track is not None and work.sequence is not None:
             work.track.pending += 1
         if replaceable and isinstance(work.job, Unit):
             self._supersede(number, work)
-        old = await self._inbox.put(Entry(work, number, size, replaceable and isinstance(work.job, Still)))
+        old = self._inbox.put(Entry(work, number, size, replaceable and isinstance(work.job, Still)))
         if old is not None and old.track is not None:
             old.track.pending -= 1
             self._tally.dropped("superseded")
-        if self._over.is_set():
-            settle(work, SessionClosed("the session takes no more media"))
 
     def pin(self) -> None:
         """Pictures that wait now will not be replaced by newer ones."""
@@ -140,9 +146,9 @@ class Delivery:
             await self._moved.wait()
 
     async def run(self) -> None:
-        """Decode and append until cancelled; whoever waits for something then is told."""
+        """Decode and append until cancelled or replaced; whoever waits for something then is told."""
         try:
-            while True:
+            while self._over is None:
                 try:
                     async with asyncio.timeout(None if self._decoder is None else IDLE_S):
                         work = await self._inbox.get()
@@ -151,8 +157,8 @@ class Delivery:
                     continue
                 await self._do(work)
         finally:
-            self._over.set()
-            await self._abandon(SessionClosed("the session takes no more media"))
+            self._over = self._over or SessionClosed("the session takes no more media")
+            self._abandon(self._over)
             await self._give_back()
 
     def _supersede(self, track: int, work: Work) -> None:
@@ -173,7 +179,7 @@ class Delivery:
             await self._deliver(work)
         except LonglookError as failed:
             error = failed
-            await self._refuse(work, failed)
+            self._refuse(work, failed)
         except BaseException:
             settle(work, SessionClosed("the session takes no more media"))
             raise
@@ -250,9 +256,13 @@ class Delivery:
             message = "send a key frame, or begin the stream again: what came since the last one cannot be decoded"
             self._listener.tell(notice_event("need_keyframe", message, {"track": track}))
 
-    async def _refuse(self, work: Work, error: LonglookError) -> None:
-        if isinstance(error, NotFound | SessionClosed | Replaced):
-            await self._abandon(error)
+    def _refuse(self, work: Work, error: LonglookError) -> None:
+        if isinstance(error, Replaced):
+            self._over = error
+            self._listener.replaced()
+            return
+        if isinstance(error, NotFound | SessionClosed):
+            self._abandon(error)
             return
         if isinstance(work.job, Still | Encoded):
             self._tally.dropped(error.code)
@@ -262,17 +272,15 @@ class Delivery:
             number = None if work.track is None else work.track.number
             self._listener.tell(error_event(error, track=number, sequence=work.sequence))
 
-    async def _abandon(self, error: LonglookError) -> None:
+    def _abandon(self, error: LonglookError) -> None:
         """The lanes are another's, or gone: what waits has nowhere to go."""
-        waiting = await self._inbox.clear()
+        waiting = self._inbox.clear()
         self._wanted.clear()
         self._tally.dropped(error.code if not isinstance(error, Replaced) else "replaced", len(waiting))
         for work in waiting:
             if work.track is not None and work.sequence is not None:
                 work.track.pending -= 1
             settle(work, error)
-        if isinstance(error, Replaced):
-            self._listener.replaced()
 
     async def _give_back(self) -> None:
         decoder, self._decoder = self._decoder, None

@@ -21,11 +21,14 @@ class Entry(Generic[T]):
 
 
 class Inbox(Generic[T]):
-    """Entries leave in the order in which they came. ``put`` waits while ``depth`` or ``max_bytes`` is reached."""
+    """Entries leave in the order in which they came. ``room`` waits while ``depth`` or ``max_bytes`` is reached.
+
+    Waiting and putting are two steps so that whoever gives up waiting has put nothing, and left no trace of it.
+    """
 
     def __init__(self, depth: int, max_bytes: int) -> None:
         self._entries: deque[Entry[T]] = deque()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._max_depth = depth
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -35,25 +38,28 @@ class Inbox(Generic[T]):
     def depth(self) -> int:
         return len(self._entries)
 
-    async def put(self, entry: Entry[T]) -> T | None:
-        """Returns the item that ``entry`` replaced, if any."""
-        async with self._changed:
-            old = self._stale(entry) if entry.replaceable else None
-            if old is not None:
-                self._remove(old)
-                self.replaced += 1
-            await self._changed.wait_for(lambda: self._fits(entry.size))
-            self._entries.append(entry)
-            self._bytes += entry.size
-            self._changed.notify_all()
+    async def room(self, size: int) -> None:
+        """Wait until an entry of ``size`` bytes can be put, which is so until the caller waits again."""
+        while not self._fits(size):
+            await self._changed.wait()
+
+    def put(self, entry: Entry[T]) -> T | None:
+        """Returns the item that ``entry`` replaced, if any. Call ``room`` before."""
+        old = self._stale(entry) if entry.replaceable else None
+        if old is not None:
+            self._remove(old)
+            self.replaced += 1
+        self._entries.append(entry)
+        self._bytes += entry.size
+        self._tell()
         return None if old is None else old.item
 
     async def get(self) -> T:
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._entries))
-            entry = self._entries[0]
-            self._remove(entry)
-            self._changed.notify_all()
+        while not self._entries:
+            await self._changed.wait()
+        entry = self._entries[0]
+        self._remove(entry)
+        self._tell()
         return entry.item
 
     def pin(self) -> None:
@@ -61,14 +67,17 @@ class Inbox(Generic[T]):
         for entry in self._entries:
             entry.replaceable = False
 
-    async def clear(self) -> list[T]:
+    def clear(self) -> list[T]:
         """Take out everything that waits."""
-        async with self._changed:
-            items = [entry.item for entry in self._entries]
-            self._entries.clear()
-            self._bytes = 0
-            self._changed.notify_all()
+        items = [entry.item for entry in self._entries]
+        self._entries.clear()
+        self._bytes = 0
+        self._tell()
         return items
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _fits(self, size: int) -> bool:
         return not self._entries or (len(self._entries) < self._max_depth and self._bytes + size <= self._max_bytes)

@@ -106,7 +106,7 @@ class Ingest:
         )
 
     async def run(self) -> None:
-        """Carry media to the lanes until cancelled."""
+        """Carry media to the lanes until cancelled, or until another gateway does."""
         await self._delivery.run()
 
     # --- who feeds ----------------------------------------------------------------------------------------------------
@@ -178,8 +178,9 @@ class Ingest:
             BadMedia, TooLarge: the chunk is refused, nothing else is affected.
             Replaced: another connection feeds the session.
         """
-        if self._listener is not listener:
-            raise Replaced("another connection feeds this session")
+        self._check_publisher(listener)
+        await self._delivery.room(len(chunk.data))
+        self._check_publisher(listener)
         if chunk.track in self._pulled:
             raise BadMedia("this track is a source's", param="track")
         if chunk.codec in STILLS:
@@ -188,16 +189,18 @@ class Ingest:
         track = self._track(chunk.track)
         stamp = self._stamp(track, chunk, now)
         if stamp is not None:
-            await self._take(track, chunk, stamp.t_ms, now, "socket")
+            self._take(track, chunk, stamp.t_ms, now, "socket")
 
     async def pull(self, listener: Listener, chunk: Chunk, t_ms: int) -> None:
         """Take one chunk of a source at its session time; ``listener`` hears of its track from here on.
 
         Raises:
             BadMedia, TooLarge: the chunk is refused, nothing else is affected.
+            Replaced: another gateway feeds the session.
         """
         if chunk.codec in STILLS:
             self._check_picture(STILLS[chunk.codec], chunk.data)
+        await self._delivery.room(len(chunk.data))
         now = time.time()
         track = self._track(chunk.track)
         self._pulled[chunk.track] = listener
@@ -206,9 +209,9 @@ class Ingest:
         except BackwardTime as error:
             self.tally.dropped("backward")
             raise BadMedia(str(error)) from None
-        await self._take(track, chunk, t_ms, now, "source")
+        self._take(track, chunk, t_ms, now, "source")
 
-    async def _take(self, track: Track, chunk: Chunk, t_ms: int, now: float, source: str) -> None:
+    def _take(self, track: Track, chunk: Chunk, t_ms: int, now: float, source: str) -> None:
         continues = track.continues(chunk.sequence)
         track.take(chunk.sequence, chunk.capture_us)
         form = (track.rate, track.channels)
@@ -219,35 +222,38 @@ class Ingest:
         if job is not None:
             replaceable = not self._lossless and (isinstance(job, Still) or (isinstance(job, Unit) and job.keep))
             work = Work(job, now, track, chunk.sequence)
-            await self._delivery.put(work, len(chunk.data), replaceable=replaceable)
+            self._delivery.put(work, len(chunk.data), replaceable=replaceable)
 
     async def post_picture(
         self, codec: StillCodec, data: bytes, track: int, at_ms: int | None, *, wait: bool
     ) -> Posted:
         """Take one picture outright, whatever the frame rate. Raises BadMedia, TooLarge, BadRequest (``at_ms``)."""
         self._check_picture(codec, data)
+        await self._delivery.room(len(data))
         now = time.time()
         t_ms = self.place(track, at_ms, now)
         self.tally.came("rest", now)
         self.recorder.media(codec, data, t_ms, track)
         self.sampled(t_ms)
-        return await self._post(Still(codec=codec, track=track, t_ms=t_ms, data=data), track, t_ms, now, wait=wait)
+        return self._post(Still(codec=codec, track=track, t_ms=t_ms, data=data), track, t_ms, now, wait=wait)
 
     async def post_sound(
         self, data: bytes, rate: int, channels: int, track: int, at_ms: int | None, *, wait: bool
     ) -> Posted:
         """Take a piece of PCM. Raises BadMedia, BadRequest (``at_ms``)."""
         self.open_track(track, rate, channels)
+        await self._delivery.room(len(data))
         now = time.time()
         t_ms = self.place(track, at_ms, now)
         self.recorder.media("pcm16", data, t_ms, track, form=(rate, channels))
         job = Pcm(track=track, t_ms=t_ms, rate=rate, channels=channels, data=data)
-        return await self._post(job, track, t_ms, now, wait=wait)
+        return self._post(job, track, t_ms, now, wait=wait)
 
     async def flush(self) -> int:
         """Wait until all that was taken is in the lanes; session time of the newest picture, -1 for none."""
         settled = asyncio.get_running_loop().create_future()
-        await self._delivery.put(Work(Flush(), time.time(), settled=settled), 0)
+        await self._delivery.room(0)
+        self._delivery.put(Work(Flush(), time.time(), settled=settled), 0)
         await settled
         return self._newest_ms
 
@@ -323,6 +329,10 @@ class Ingest:
             self._tracks[number] = Track(number, Sampler(self.setup.fps))
         return self._tracks[number]
 
+    def _check_publisher(self, listener: Listener) -> None:
+        if self._listener is not listener:
+            raise Replaced("another connection feeds this session")
+
     def _check_picture(self, codec: StillCodec, data: bytes) -> None:
         width, height = picture_size(codec, data)
         most = self._limits.webp_pixels if codec == "webp" else self._limits.picture_pixels
@@ -365,8 +375,8 @@ class Ingest:
             return Unit(codec=codec, track=number, t_ms=t_ms, data=chunk.data, keep=keep, fresh=not continues)
         return Still(codec=STILLS[chunk.codec], track=number, t_ms=t_ms, data=chunk.data) if keep else None
 
-    async def _post(self, job: Job, number: int, t_ms: int, now: float, *, wait: bool) -> Posted:
+    def _post(self, job: Job, number: int, t_ms: int, now: float, *, wait: bool) -> Posted:
         settled = asyncio.get_running_loop().create_future() if wait else None
         size = len(job.data) if isinstance(job, Still | Pcm) else 0
-        await self._delivery.put(Work(job, now, self._track(number), settled=settled), size)
+        self._delivery.put(Work(job, now, self._track(number), settled=settled), size)
         return Posted(t_ms, settled)

@@ -87,7 +87,8 @@ async def delivering(stage: Stage) -> AsyncIterator[tuple[Delivery, Tally]]:
 
 async def put(delivery: Delivery, track: Track, t_ms: int, *, live: bool = True, keep: bool = True) -> None:
     unit = Unit(track=track.number, t_ms=t_ms, data=b"x", keep=keep)
-    await delivery.put(Work(unit, 0.0, track, t_ms // 1000), 1, replaceable=live and keep)
+    await delivery.room(1)
+    delivery.put(Work(unit, 0.0, track, t_ms // 1000), 1, replaceable=live and keep)
 
 
 @pytest.mark.parametrize(("live", "published"), [(True, [0, 1000, 5000]), (False, [0, 1000, 3000, 5000])])

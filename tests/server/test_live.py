@@ -6,12 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from protocol import keys
+from protocol.bus import Bus
+from protocol.codec import decode_lane
+from protocol.messages import Sound
 from server.settings import Limits
 from tests.server.conftest import KEY, OTHER_KEY, Served
 from tests.server.fake_worker import FakeWorker
@@ -176,6 +181,34 @@ async def test_a_newer_publisher_replaces_the_older(gateway: Served, worker: Fak
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4409
         assert (await answer(watcher))["text"] == "green"
+
+
+async def test_what_another_gateway_left_of_a_sound_is_all_that_is_taken(
+    gateway: Served, worker: FakeWorker, bus: Bus
+) -> None:
+    """The session went to another gateway and came back: what that one has appended is not appended twice, and what
+    this one had taken but not appended is taken again.
+    """
+    session = await gateway.open()
+    async with live(gateway, session) as socket:
+        await socket.send(chunk(PCM16, 0, 0, bytes(16_000)))
+        await hear(socket, lambda e: e["type"] == "media.ack" and e["sequence"] == 0)
+        generation = await bus.lanes.claim_publisher(session["id"])
+        sound = Sound(t_ms=500, track=0, sequence=1, pcm=bytes(4800), arrived_at=0.0)
+        await bus.lanes.append(session["id"], generation, 1, sound, lossless=False)
+        for sequence in (1, 2):
+            await socket.send(chunk(PCM16, sequence, sequence / 2, bytes(16_000)))
+        await hear(socket, "notice")
+    async with live(gateway, session) as socket:
+        for sequence in (1, 2):
+            await socket.send(chunk(PCM16, sequence, sequence / 2, bytes(16_000)))
+        await hear(socket, lambda e: e["type"] == "media.ack" and e["sequence"] == 2)
+    entries = await bus._connection.command("XRANGE", keys.lane(session["id"], "audio"), "-", "+")
+    sounds = [decode_lane("audio", fields[b"m"]) for _, fields in entries]
+    spans = [(sound.t_ms, sound.t_ms + len(sound.pcm) // 32) for sound in sounds if isinstance(sound, Sound)]
+    assert spans[0][0] == 0
+    assert spans[-1][1] == 1500
+    assert all(end == start for (_, end), (start, _) in pairwise(spans)), spans
 
 
 async def test_cancelling_and_closing(gateway: Served, worker: FakeWorker) -> None:

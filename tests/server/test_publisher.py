@@ -15,6 +15,7 @@ from protocol.messages import IngestStats, Picture, Sound
 from server.journal.recorder import NoRecorder
 from server.media.clock import SessionClock
 from server.media.decoders import DecoderLost, Nursery
+from server.media.delivery import DEPTH
 from server.media.ingest import Ingest
 from server.media.jobs import Done, Failed, Job, PictureOut, Result, Setup, SoundOut, Still, Unit
 from server.media.publisher import LanePublisher
@@ -33,13 +34,23 @@ class ListLanes:
     def __init__(self, *errors: Exception) -> None:
         self.appended: list[tuple[int, int, Picture | Sound]] = []
         self.errors = list(errors)
-        self.claims = 0
+        self.claims = self.tellings = 0
+        self.away: list[Exception] = []  # raised one for each claim
+        self.known: dict[int, int] = {}  # what lies in the lane when it is claimed
         self.unread = 0
         self.polls = 0
 
     async def claim_publisher(self, session_id: str) -> int:
+        if self.away:
+            raise self.away.pop()
         self.claims += 1
         return self.claims
+
+    async def heard(self, session_id: str) -> dict[int, int]:
+        return dict(self.known)
+
+    async def told(self) -> None:
+        self.tellings += 1
 
     async def append(
         self, session_id: str, generation: int, sequence: int, media: Picture | Sound, *, lossless: bool
@@ -58,7 +69,9 @@ class ListLanes:
 
 
 def make_publisher(lanes: ListLanes, *, lossless: bool = False, stall_s: float = 5.0) -> LanePublisher:
-    return LanePublisher(cast(Lanes, cast(Any, lanes)), "s", lossless=lossless, backlog=2, stall_s=stall_s)
+    return LanePublisher(
+        cast(Lanes, cast(Any, lanes)), "s", lossless=lossless, backlog=2, stall_s=stall_s, claimed=lanes.told
+    )
 
 
 def out(t_ms: int) -> PictureOut:
@@ -91,6 +104,36 @@ async def test_a_replaced_publisher_claims_the_lanes_anew_when_it_is_used_again(
         await publisher.picture(out(0), 0.0)
     await publisher.picture(out(1), 0.0)
     assert [(generation, sequence) for generation, sequence, _ in lanes.appended] == [(2, 1)]
+
+
+async def test_lanes_are_claimed_as_soon_as_the_bus_is_there() -> None:
+    lanes = ListLanes()
+    lanes.away = [BusUnavailable("away"), BusUnavailable("away")]
+    await make_publisher(lanes).sound(SoundOut(t_ms=0, pcm=b"pcm"), 0.0)
+    assert (len(lanes.appended), lanes.tellings) == (1, 1)
+
+
+async def test_lanes_that_were_lost_meanwhile_are_claimed_anew() -> None:
+    lanes = ListLanes(BusUnavailable("away"))
+    publisher = make_publisher(lanes)
+    appending = asyncio.create_task(publisher.sound(SoundOut(t_ms=0, pcm=b"pcm"), 0.0))
+    while lanes.errors:  # noqa: ASYNC110 - an append of the test's own
+        await asyncio.sleep(0)
+    publisher.hold()
+    publisher.go_on()
+    await asyncio.wait_for(appending, 5)
+    assert [(generation, sequence) for generation, sequence, _ in lanes.appended] == [(2, 1)]
+
+
+async def test_sound_that_lies_in_the_lane_when_it_is_claimed_is_not_appended_again() -> None:
+    lanes = ListLanes()
+    lanes.known = {0: 250}
+    publisher = make_publisher(lanes)
+    for track, t_ms in ((0, 100), (0, 200), (1, 100), (0, 300), (0, 200)):
+        await publisher.sound(SoundOut(t_ms=t_ms, track=track, pcm=bytes(3200)), 0.0)
+    found = [(media.track, media.t_ms, len(media.pcm)) for _, _, media in lanes.appended if isinstance(media, Sound)]
+    assert found == [(0, 250, 1600), (1, 100, 3200), (0, 300, 3200), (0, 200, 3200)], "once past it all is new"
+    assert [sequence for _, sequence, _ in lanes.appended] == [1, 2, 3, 4]
 
 
 async def test_nothing_outruns_the_reader_where_nothing_may_be_lost() -> None:
@@ -182,6 +225,10 @@ class Bench:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
+
+    async def over(self) -> None:
+        """Returns when the way in has ended by itself."""
+        await self._task
 
     async def send(self, sequence: int, second: float, data: bytes = b"", *, codec: Codec = Codec.JPEG) -> None:
         await self.ingest.offer(
@@ -299,6 +346,26 @@ async def test_units_are_never_replaced_and_all_are_decoded() -> None:
         assert bench.decoder.jobs[-2].fresh
 
 
+async def test_a_chunk_whose_sender_was_lost_while_it_waited_was_never_taken() -> None:
+    async with Bench(lossless=True) as bench:
+        bench.lanes.unread = -2 * DEPTH  # a reader that is never behind
+        bench.decoder.gate.clear()
+        await bench.send(0, 0)
+        await bench.decoder.begun.wait()
+        for n in range(1, DEPTH + 1):
+            await bench.send(n, n)
+        lost = asyncio.create_task(bench.send(DEPTH + 1, DEPTH + 1))
+        await asyncio.sleep(0)
+        assert not lost.done()
+        lost.cancel()
+        await asyncio.wait([lost])
+        again = asyncio.create_task(bench.send(DEPTH + 1, DEPTH + 1))
+        bench.decoder.gate.set()
+        await again
+        assert (await bench.flushed())[-1] == (DEPTH + 1) * 1000
+        assert list(bench.ingest.acknowledgements()) == [(0, DEPTH + 1, DEPTH + 2)]
+
+
 async def test_lanes_of_another_publisher_are_left_alone() -> None:
     async with Bench(Replaced("newer")) as bench:
         bench.decoder.gate.clear()
@@ -311,6 +378,7 @@ async def test_lanes_of_another_publisher_are_left_alone() -> None:
         with pytest.raises(Replaced):
             await bench.send(2, 2)
         assert bench.times() == []
+        await asyncio.wait_for(bench.over(), 5)
 
 
 async def test_whoever_waits_is_told_when_the_way_in_ends() -> None:
