@@ -32,7 +32,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: setup $(VALIDATORS)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not storm"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not long"
 
 # Validators of the Kubernetes resources that the chart renders; without Node.js their tests are skipped, and say so.
 tests/deploy/node_modules: tests/deploy/package-lock.json

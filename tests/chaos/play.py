@@ -167,17 +167,18 @@ def _witness(people: Sequence[Person], ledger: SoundLedger, report: Report) -> N
 
 
 def _heard(person: Person, ledger: SoundLedger, report: Report) -> None:
-    """All that this person said has arrived: questions, and sound save where it was refused."""
+    """All that this person said has arrived: questions, and sound, once, save where it was refused."""
     client = person.client
     unheard = set(person.questions) - client.accepted - client.ended.keys()
     report.broken += [f"{question_id} was never accepted" for question_id in sorted(unheard)]
     reported = person.lost_sound()
     holes = ledger.holes(person.session_id, person.sound_ms, reported)
     report.broken += [f"{person.session_id} has no sound from {start} to {end} ms" for start, end in holes]
+    if repeated := ledger.repeated_ms(person.session_id):
+        report.broken.append(f"{person.session_id} has {repeated} ms of sound twice")
     report.counts.update(
         sound_s=person.sound_ms // 1000,
         refused_sound_ms=sum(end - start for start, end in reported),
-        repeated_sound_ms=ledger.repeated_ms(person.session_id),
     )
 
 

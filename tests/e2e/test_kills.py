@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -15,9 +14,9 @@ import pytest_asyncio
 
 from protocol.bus import Bus
 from protocol.retention import Retention
+from tests.chaos.audience import HEADERS, audience, owner
 from tests.chaos.client import Client
-from tests.chaos.cluster import KEY, Cluster, Member, cluster
-from tests.chaos.crowd import picture
+from tests.chaos.cluster import Cluster, Member, cluster
 from tests.chaos.play import Cast, real, standin
 from tests.e2e.eventually import eventually
 
@@ -29,7 +28,6 @@ CLIENTS = 20
 TAKEOVER_S = Retention().lease_ms / 1000 + 2.0
 RESUME_S = 3.0
 ANSWER_S = 60.0
-HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture(scope="module")
@@ -46,41 +44,11 @@ async def babbling(babble: Cast, tmp_path_factory: pytest.TempPathFactory) -> As
         yield running
 
 
-@asynccontextmanager
-async def watching(running: Cluster, cast: Cast, count: int = 1, *, first: int = 0) -> AsyncIterator[list[Client]]:
-    """Clients of new sessions, connected to the ``first`` gateway, each with a picture shown. Closed at the end."""
-    addresses = [*running.addresses[first:], *running.addresses[:first]]
-    async with httpx.AsyncClient(base_url=addresses[0], headers=HEADERS, trust_env=False) as http:
-        opened = [(await http.post("/v1/sessions", json=cast.terms)).json()["id"] for _ in range(count)]
-    clients = [Client(addresses, KEY, session_id, decode=cast.decode) for session_id in opened]
-    async with asyncio.TaskGroup() as group:
-        lives = [group.create_task(client.run()) for client in clients]
-        for number, client in enumerate(clients):
-            await client.until_connected()
-            await client.picture(picture(number), 0.0)
-        yield clients
-        for life in lives:
-            life.cancel()
-    for client in clients:
-        assert client.witness.finish() == []
-    async with httpx.AsyncClient(base_url=addresses[0], headers=HEADERS, trust_env=False) as http:
-        for client in clients:
-            assert (await http.delete(f"/v1/sessions/{client.session_id}")).status_code == 204
-
-
 async def speaking(client: Client, question_id: str, tokens: int, *, length: int, seed: int) -> None:
     """Asks, and returns once so many tokens of the answer have come."""
     await client.ask(question_id, "What is there now?", temperature=0.7, seed=seed, max_tokens=length)
     await client.until(lambda: client.witness.said(question_id) >= tokens, seconds=ANSWER_S)
     assert client.witness.said(question_id) < length, "the answer was over too soon"
-
-
-async def owner(running: Cluster, client: Client) -> Member:
-    bus = await Bus.connect(running.bus_url)
-    try:
-        return running.worker((await bus.sessions.get(client.session_id)).worker_id)
-    finally:
-        await bus.aclose()
 
 
 async def lose(running: Cluster, client: Client, tokens: int, *, length: int, by: Callable[[Member], None]) -> Member:
@@ -99,21 +67,23 @@ async def test_a_worker_killed_at_any_of_twenty_moments_costs_no_token(babble: C
     chance = random.Random(SEED)
     for _ in range(ROUNDS):
         await staffed(babbling)
-        async with watching(babbling, babble, AT_ONCE) as clients, asyncio.TaskGroup() as group:
+        async with audience(babbling, babble, AT_ONCE) as clients, asyncio.TaskGroup() as group:
             for client in clients:
                 moment = 3 + chance.randrange(120)
                 group.create_task(lose(babbling, client, moment, length=240, by=lambda worker: kill(babbling, worker)))
         assert len([member for member in babbling.workers if member.pid is None]) == AT_ONCE
 
 
+@pytest.mark.parametrize("seed", [SEED, *(pytest.param(SEED + n, marks=pytest.mark.long) for n in range(1, ROUNDS))])
 async def test_workers_stopped_for_longer_than_their_lease_are_not_heard_any_more(
-    babble: Cast, babbling: Cluster
+    babble: Cast, babbling: Cluster, seed: int
 ) -> None:
-    chance = random.Random(SEED)
+    """Five moments; all twenty with ``pytest -m "long or not long"``."""
+    chance = random.Random(seed)
     await staffed(babbling)
     before = [member.pid for member in babbling.workers]
     bus = await Bus.connect(babbling.bus_url)
-    async with watching(babbling, babble, AT_ONCE) as clients:
+    async with audience(babbling, babble, AT_ONCE) as clients:
         async with asyncio.TaskGroup() as group:
 
             def stop(worker: Member) -> None:
@@ -153,7 +123,7 @@ def kill(running: Cluster, worker: Member) -> None:
 async def test_gateways_that_die_and_go_lose_no_question(tmp_path: Path) -> None:
     cast = standin()
     async with cluster(tmp_path, gateways=2, workers=2, worker=cast.worker) as running:
-        async with watching(running, cast, CLIENTS) as clients:
+        async with audience(running, cast, CLIENTS) as clients:
             for client in clients:
                 await client.ask("long", "What is there now?", max_tokens=60)
                 await client.ask("late", "And then?", max_tokens=5)

@@ -4,59 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from protocol.bus import Bus
 from protocol.retention import Retention
+from tests.chaos.audience import HEADERS, audience, owner
 from tests.chaos.client import Client
-from tests.chaos.cluster import KEY, Cluster, Member, cluster
-from tests.chaos.crowd import picture
+from tests.chaos.cluster import Cluster, cluster
 from tests.chaos.play import standin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
-HEADERS = {"authorization": f"Bearer {KEY}"}
 HANDED_OVER_S = 2.0
 TAKEOVER_S = Retention().lease_ms / 1000 + 2.0
 ANSWER_S = 60.0
-
-
-@asynccontextmanager
-async def audience(running: Cluster, count: int) -> AsyncIterator[list[Client]]:
-    """Clients of new sessions, each with a picture shown; in the end nothing was broken for any of them."""
-    async with httpx.AsyncClient(base_url=running.addresses[0], headers=HEADERS, trust_env=False) as http:
-        opened = [(await http.post("/v1/sessions", json={})).json()["id"] for _ in range(count)]
-    clients = [Client(running.addresses, KEY, session_id) for session_id in opened]
-    async with asyncio.TaskGroup() as group:
-        lives = [group.create_task(client.run()) for client in clients]
-        for number, client in enumerate(clients):
-            await client.until_connected()
-            await client.picture(picture(number), 0.0)
-        yield clients
-        for life in lives:
-            life.cancel()
-    for client in clients:
-        assert client.witness.finish() == []
-
-
-async def owner(running: Cluster, client: Client) -> Member:
-    bus = await Bus.connect(running.bus_url)
-    try:
-        return running.worker((await bus.sessions.get(client.session_id)).worker_id)
-    finally:
-        await bus.aclose()
 
 
 async def test_a_worker_told_to_go_ends_its_answers_and_hands_its_sessions_over(tmp_path: Path) -> None:
     """Case 10: nothing new is claimed, answers end where they began, the gap is short, exit status 0."""
     cast = standin()
     async with cluster(tmp_path, gateways=1, workers=2, worker=cast.worker, restarts=False) as running:
-        async with audience(running, 4) as clients:
+        async with audience(running, cast, 4) as clients:
             for client in clients:
                 await client.ask("long", "What is there now?", max_tokens=60)
             for client in clients:
@@ -82,7 +53,7 @@ async def test_a_worker_whose_engine_stands_still_goes_at_its_deadline(tmp_path:
             member.environment = {**member.environment, **environment}
             running.keep(member)
         await running.until_ready()
-        async with audience(running, 1) as (client,):
+        async with audience(running, cast, 1) as (client,):
             await client.ask("q", "What is there now?", max_tokens=100)
             await client.until(lambda: client.witness.said("q") > 3, seconds=ANSWER_S)
             stuck = await owner(running, client)
@@ -98,7 +69,7 @@ async def test_an_engine_that_stands_still_for_longer_than_the_lease_keeps_its_s
     """Case 18: leases are renewed beside the engine. Nothing is worked on twice."""
     cast = standin()
     async with cluster(tmp_path, gateways=1, workers=2, worker=cast.worker, restarts=False) as running:
-        async with audience(running, 1) as (client,):
+        async with audience(running, cast, 1) as (client,):
             await client.ask("q", "What is there now?", max_tokens=100)
             await client.until(lambda: client.witness.said("q") > 3, seconds=ANSWER_S)
             stuck = await owner(running, client)
@@ -114,7 +85,10 @@ async def test_an_engine_that_stands_still_for_longer_than_the_lease_keeps_its_s
 async def test_all_parts_restarted_one_after_the_other_lose_no_question(tmp_path: Path) -> None:
     """Case 12: two gateways and two workers; REST at a gateway that is ready never fails with a 5xx."""
     cast = standin()
-    async with cluster(tmp_path, gateways=2, workers=2, worker=cast.worker) as running, audience(running, 6) as clients:
+    async with (
+        cluster(tmp_path, gateways=2, workers=2, worker=cast.worker) as running,
+        audience(running, cast, 6) as clients,
+    ):
         statuses: list[int] = []
         asking = asyncio.create_task(keep_asking(running, clients, statuses))
         for member in [*running.workers, *running.gateways]:
