@@ -97,6 +97,14 @@ def reference_logits(tiny: Any, stream: Stream, kind: str = "video") -> Tensor:
     return logits
 
 
+def reference_tokens(tiny: Any, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """What the vision tower makes of patches [times * height * width, patch_dim]: [tokens, hidden], and beside it the
+    features for deep layers, where the family has them.
+    """
+    seen = tiny.reference.model.visual(patches, torch.tensor([grid]))
+    return torch.cat((seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())), dim=-1)
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     return (one - other).abs().max().item()
 

@@ -8,49 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.workers.cuda import without_waiting
-from workers.models.config import ExpertsConfig, ModelConfig, TextConfig, VisionConfig
+from tests.workers.models.shapes import EXPERTS, QWEN3VL, QWEN25VL
+from workers.models.config import ModelConfig
 from workers.models.decoder import placed
 from workers.models.model import VisionLanguageModel, empty_model
 
-TEXT = TextConfig(
-    vocab_size=50,
-    hidden_size=32,
-    intermediate_size=48,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=8,
-    norm_eps=1e-6,
-    rope_theta=1e4,
-    mrope_section=(1, 1, 2),
-    trained_length=512,
-    qkv_bias=True,
-    qk_norm=False,
-    tied_embeddings=True,
-)
-VISION = VisionConfig(
-    depth=2,
-    hidden_size=32,
-    intermediate_size=48,
-    heads=2,
-    out_hidden_size=32,
-    patch_size=2,
-    temporal_patch_size=2,
-    merge_size=2,
-    window_size=8,
-    full_attention_blocks=frozenset({1}),
-    tokens_per_second=2,
-)
-CONFIG = ModelConfig("qwen2_5_vl", TEXT, VISION)
-QWEN3VL = ModelConfig(
-    "qwen3_vl",
-    replace(TEXT, mrope_section=(2, 1, 1), qkv_bias=False, qk_norm=True, mrope_interleaved=True),
-    replace(VISION, window_size=0, position_side=3, deepstack_blocks=(0,)),
-)
-EXPERTS = replace(
-    QWEN3VL, family="qwen3_vl_moe", text=replace(QWEN3VL.text, experts=ExpertsConfig(4, chosen=2, intermediate_size=24))
-)
-ALL = pytest.mark.parametrize("config", [CONFIG, QWEN3VL, EXPERTS], ids=lambda config: config.family)
+ALL = pytest.mark.parametrize("config", [QWEN25VL, QWEN3VL, EXPERTS], ids=lambda config: config.family)
 
 
 def causal(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -69,7 +32,7 @@ def see_and_read(model: VisionLanguageModel, patches: Tensor, tokens: Tensor, po
 
 
 def inputs(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    patches = torch.randn(1, 60, VISION.patch_dim, device=device, dtype=dtype)
+    patches = torch.randn(1, 60, QWEN25VL.vision.patch_dim, device=device, dtype=dtype)
     positions = torch.arange(20, device=device).expand(3, -1)
     return patches, torch.arange(5, device=device), positions
 
@@ -83,7 +46,7 @@ def _seed() -> None:
 @pytest.mark.parametrize(
     ("config", "dtype"),
     [
-        *((config, dtype) for config in (CONFIG, QWEN3VL) for dtype in (torch.float32, torch.bfloat16)),
+        *((config, dtype) for config in (QWEN25VL, QWEN3VL) for dtype in (torch.float32, torch.bfloat16)),
         (EXPERTS, torch.bfloat16),
     ],
 )
@@ -107,7 +70,7 @@ def test_training_reaches_every_weight_through_both_parts(config: ModelConfig) -
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("config", [CONFIG, QWEN3VL], ids=lambda config: config.family)
+@pytest.mark.parametrize("config", [QWEN25VL, QWEN3VL], ids=lambda config: config.family)
 def test_the_compiler_sees_one_graph(config: ModelConfig) -> None:
     model = VisionLanguageModel(config)
     compiled = torch.compile(see_and_read, fullgraph=True, backend="eager")

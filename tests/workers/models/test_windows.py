@@ -3,25 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workers.models.config import VisionConfig
+from tests.workers.models.shapes import QWEN25VL
 from workers.models.qwen25vl import VisionTower
 from workers.models.windows import Run, WindowLayout, window_layout
 
 pytestmark = pytest.mark.unit
 
-CONFIG = VisionConfig(
-    depth=2,
-    hidden_size=32,
-    intermediate_size=48,
-    heads=2,
-    out_hidden_size=24,
-    patch_size=2,
-    temporal_patch_size=2,
-    merge_size=2,
-    window_size=8,
-    full_attention_blocks=frozenset({1}),
-    tokens_per_second=2,
-)
+CONFIG = replace(QWEN25VL.vision, out_hidden_size=24)
 CPU = torch.device("cpu")
 
 
