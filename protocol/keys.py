@@ -92,6 +92,11 @@ def cards() -> str:
     return "ll:{workers}:cards"
 
 
+def models() -> str:
+    """Hash model name -> ModelCard, of all that were served lately."""
+    return "ll:{workers}:models"
+
+
 def limits() -> str:
     """Hash worker id -> ``capacity tokens:max sessions`` of the workers that take sessions."""
     return "ll:{workers}:limits"

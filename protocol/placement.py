@@ -12,7 +12,7 @@ from protocol.codec import decode, encode
 from protocol.connection import Argument, Connection
 from protocol.errors import NoCapacity, Starting, UnknownModel
 from protocol.ids import EntryId
-from protocol.messages import WorkerCard
+from protocol.messages import ModelCard, WorkerCard
 from protocol.retention import Retention
 from protocol.scripts import ADVERTISE, RESERVE, VACATE
 
@@ -35,11 +35,12 @@ class Placement:
         """A worker's heartbeat, every third of ``worker_ms``: its card, and the tokens of each session it owns."""
         limit = "" if card.draining else f"{card.capacity_tokens}:{card.max_sessions}"
         arguments: list[Argument] = [card.worker_id, encode(card), limit, self._keep.worker_ms, self._keep.lease_ms]
+        arguments += [card.model.name, encode(card.model)]
         for session_id, tokens in owned.items():
             arguments += [session_id, tokens]
         model = card.model.name
         names = [keys.beats(), keys.cards(), keys.limits(), keys.loads(model), keys.held(card.worker_id)]
-        names += [keys.owned(model), keys.calls(card.worker_id)]
+        names += [keys.owned(model), keys.calls(card.worker_id), keys.models()]
         await self._connection.run(ADVERTISE, names, *arguments)
 
     async def retire(self, card: WorkerCard) -> None:
@@ -63,6 +64,11 @@ class Placement:
             load = await self._connection.command("ZSCORE", keys.loads(card.model.name), card.worker_id)
             states.append(WorkerState(card=card, reserved_tokens=int(load or 0)))
         return states
+
+    async def model(self, name: str) -> ModelCard | None:
+        """The card of a model that is served, or was within the last hour."""
+        stored = await self._connection.command("HGET", keys.models(), name)
+        return decode(ModelCard, stored) if stored else None
 
     async def reserve(self, model: str, session_id: str, tokens: int, *, worker_id: str = "") -> str:
         """Reserves ``tokens`` of room for a session on the least loaded worker of ``model`` and returns its id.

@@ -376,7 +376,8 @@ return {'ok'}
 
 # --- placement --------------------------------------------------------------------------------------------------------
 
-# KEYS beats cards limits loads held owned calls | worker card limit life lease, then session tokens of each
+# KEYS beats cards limits loads held owned calls models | worker card limit life lease model model_card, then session
+# tokens of each
 # A session counts as owned for as long as its lease, and its room is held for twice as long.
 ADVERTISE = Script("""
 local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', whole(now - 60000))
@@ -389,7 +390,8 @@ end
 redis.call('ZADD', KEYS[1], whole(now + ARGV[4]), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 if ARGV[3] == '' then redis.call('HDEL', KEYS[3], ARGV[1]) else redis.call('HSET', KEYS[3], ARGV[1], ARGV[3]) end
-for i = 6, #ARGV, 2 do
+redis.call('HSET', KEYS[8], ARGV[6], ARGV[7])
+for i = 8, #ARGV, 2 do
   redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1] .. ':' .. whole(now + 2 * ARGV[5]))
   redis.call('ZADD', KEYS[6], whole(now + ARGV[5]), ARGV[i])
 end

@@ -50,9 +50,10 @@ class Board:
     async def card(self, model: str) -> ModelCard:
         """The card of a session's model, whether or not a worker serves it now. Raises Starting."""
         if model not in self._cards:
-            await self.refresh()
-        if model not in self._cards:
-            raise Starting("no worker of this session's model is ready yet", retry_after=2.0)
+            card = await self._bus.placement.model(model)
+            if card is None:
+                raise Starting("no worker of this session's model is ready yet", retry_after=2.0)
+            self._cards[model] = card
         return self._cards[model]
 
     async def place(self, spec: SessionSpec, *, epoch: int = 0, newest_ms: int = -1) -> None:

@@ -89,7 +89,7 @@ class SessionClock:
             self._bases.clear()
         self._fresh = False
         stated = capture_ms - self._base_of(track)
-        t_ms = self._corrected(track, capture_ms, expected, now)
+        t_ms = self._corrected(track, capture_ms, expected, now, resumes=resumes)
         stamp = self._accept(track, max(round(t_ms), 0), now)
         return Stamp(stamp.t_ms, stamp.gap_ms, 0 if told else round(stated - t_ms))
 
@@ -117,11 +117,12 @@ class SessionClock:
         latest = expected + (self._jump_ms if self._lossless else SAME_CLOCK_MS)
         return earliest <= t_ms <= latest
 
-    def _corrected(self, track: int, capture_ms: float, expected: float, now: float) -> float:
+    def _corrected(self, track: int, capture_ms: float, expected: float, now: float, *, resumes: bool) -> float:
         """Session time by the track's clock or, where that cannot be, by another known one, or by a new one."""
         t_ms = capture_ms - self._base_of(track)
         newest = self._tracks.get(track)
-        far = t_ms > expected + self._jump_ms or (newest is None and t_ms < expected - self._jump_ms)
+        earliest = 0.0 if resumes else expected - self._jump_ms  # of a track that is new here
+        far = t_ms > expected + self._jump_ms or (newest is None and t_ms < earliest)
         if not far and (newest is None or max(round(t_ms), 0) >= newest):
             self._refused_since.pop(track, None)
             return t_ms

@@ -76,6 +76,14 @@ async def test_a_retired_worker_is_gone(bus: Bus) -> None:
         await bus.placement.reserve("mini", SESSION, 100)
 
 
+async def test_a_model_is_known_when_its_last_worker_is_gone(bus: Bus) -> None:
+    card = make_card()
+    await bus.placement.advertise(card, {})
+    await bus.placement.retire(card)
+    assert await bus.placement.model(card.model.name) == card.model
+    assert await bus.placement.model("another") is None
+
+
 async def test_room_comes_back(bus: Bus) -> None:
     await bus.placement.advertise(make_card(capacity=100), {})
     await bus.placement.reserve("mini", SESSION, 100)

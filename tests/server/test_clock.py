@@ -72,6 +72,17 @@ def test_another_gateway_takes_the_clock_up() -> None:
     assert after.capture(0, 103 * S, now=1003.2).t_ms == 3000
 
 
+def test_what_was_kept_through_a_long_outage_keeps_its_times_at_another_gateway() -> None:
+    clock = SessionClock(lossless=False, newest_ms=13_000, newest_at=1000.0, origin_us=0)
+    assert clock.capture(0, 13 * S, now=1110.0, resumes=True) == Stamp(13_000)
+    assert clock.capture(1, 12 * S, now=1110.0, resumes=True) == Stamp(12_000)
+
+
+def test_a_track_that_begins_long_after_the_others_has_a_clock_of_its_own() -> None:
+    clock = SessionClock(lossless=False, newest_ms=13_000, newest_at=1000.0, origin_us=0)
+    assert clock.capture(0, 12 * S, now=1110.0).t_ms == 123_000
+
+
 def test_media_without_capture_time_follow_arrival_or_their_place() -> None:
     clock = SessionClock(lossless=False)
     assert clock.expected(now=5.0) == 0
