@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import SettingsConfigDict
+
+from protocol.configuration import FileSettings
 
 
-class Settings(BaseSettings):
+class Settings(FileSettings):
     """What ``longlook serve`` is told at start. Environment: ``LONGLOOK_<NAME>``; file: table ``launcher``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LONGLOOK_",
-        frozen=True,
-        extra="ignore",
-        populate_by_name=True,
-        toml_file="longlook.toml",
-        toml_table_header=("launcher",),
-    )
+    model_config = SettingsConfigDict(populate_by_name=True, toml_table_header=("launcher",))
 
     redis_url: str = Field(
         default="",
@@ -28,17 +23,6 @@ class Settings(BaseSettings):
         description="a Redis >= 7 or Valkey >= 8 of your own; default: an embedded one, in memory alone",
     )
     redis_megabytes: int = Field(default=2048, ge=64, description="limit of the embedded server's memory")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def put_flags(flags: Mapping[str, str | int | Path | None]) -> None:

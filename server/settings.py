@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import SettingsConfigDict
 
+from protocol.configuration import FileSettings
 from server.sources.addresses import Policy
 
 MIB = 1 << 20
@@ -118,17 +119,10 @@ class SourceSettings(BaseModel):
         return allow
 
 
-class Settings(BaseSettings):
+class Settings(FileSettings):
     """What a gateway is told at start. Environment: ``LONGLOOK_<NAME>``; file: ``longlook.toml``, table ``gateway``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LONGLOOK_",
-        env_nested_delimiter="__",
-        frozen=True,
-        extra="ignore",
-        toml_file="longlook.toml",
-        toml_table_header=("gateway",),
-    )
+    model_config = SettingsConfigDict(env_nested_delimiter="__", toml_table_header=("gateway",))
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
@@ -158,14 +152,3 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     sources: SourceSettings = SourceSettings()
     journal: JournalSettings = JournalSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import SettingsConfigDict
+
+from protocol.configuration import FileSettings
 
 
-class Settings(BaseSettings):
+class Settings(FileSettings):
     """What a worker is told at start. Environment: ``LONGLOOK_<NAME>``; file: ``longlook.toml``, table ``worker``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="LONGLOOK_",
-        frozen=True,
-        extra="ignore",
-        protected_namespaces=(),
-        toml_file="longlook.toml",
-        toml_table_header=("worker",),
-    )
+    model_config = SettingsConfigDict(protected_namespaces=(), toml_table_header=("worker",))
 
     redis_url: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -66,14 +61,3 @@ class Settings(BaseSettings):
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]
         return [*arguments, "--offline"] if self.offline else arguments
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
