@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 REVIEW_S = 5.0
 TOLERATED = 0.02  # of the frames may be late
@@ -51,6 +52,28 @@ class Thinning:
             return False
         self._credit -= 1.0
         return True
+
+
+class Turns:
+    """Whose frame is next where there is not time for all: start-time fair queueing (Goyal, Vin and Cheng 1996).
+
+    Each frame taken puts its session's next turn one further; who asks for less than its share waits for one frame of
+    each of the others at most, and who was away comes back at the present turn.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._next: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+
+    def of(self, session: object) -> float:
+        """The turn of the session's next frame; the lowest goes first."""
+        return max(self._now, self._next.get(session, 0.0))
+
+    def took(self, sessions: Sequence[object]) -> None:
+        """A frame of each was taken."""
+        turns = [self.of(session) for session in sessions]
+        self._next.update({session: turn + 1 for session, turn in zip(sessions, turns, strict=True)})
+        self._now = min(turns, default=self._now)
 
 
 class Governor:

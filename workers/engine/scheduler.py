@@ -43,12 +43,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Upcoming:
-    """A queued frame. `due`: nothing of its session stands before it, so it may be prefilled in this step."""
+    """A queued frame. `due`: nothing of its session stands before it, so it may be prefilled in this step.
+
+    `turn`: when it is its session's turn, as `Turns` has it; inf for a session that can wait for ever.
+    """
 
     tokens: int
     deadline: float
     encoded: bool
     due: bool
+    turn: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ def plan(
     frames: Sequence[Upcoming],
     now: float = 0.0,
 ) -> StepPlan:
-    """Running answers first, then prompts in their order, then frames by deadline, whole.
+    """Running answers first, then prompts in their order, then frames, whole: by their sessions' turns, then by
+    deadline. By deadline alone a session that sends too much would make everybody's frames late.
 
     Where not everything fits, answers whose readers have enough to read wait. However little is left, the first prompt
     gets on and the first frame is taken.
@@ -94,7 +99,7 @@ def _frames(limits: StepLimits, room: int, frames: Sequence[Upcoming]) -> tuple[
     """Pictures to encode and frames to prefill; a frame that is not encoded needs a place among the pictures."""
     encode: list[int] = []
     prefill: list[int] = []
-    for place in sorted(range(len(frames)), key=lambda place: frames[place].deadline):
+    for place in sorted(range(len(frames)), key=lambda place: (frames[place].turn, frames[place].deadline)):
         frame = frames[place]
         if not frame.encoded:
             if len(encode) == limits.pictures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor
 from workers.engine.batch import Following, Runner, Work
 from workers.engine.branch import Branch
 from workers.engine.costs import StepCounts
+from workers.engine.fairness import Turns
 from workers.engine.incoming import Frame
 from workers.engine.messages import PushFrame
 from workers.engine.pace import Heard, Pace
@@ -66,6 +68,7 @@ class Stepper:
         self._runner, self._eye, self._pixels, self.limits = runner, eye, pixels, limits
         self._begun: WeakKeyDictionary[Branch, float] = WeakKeyDictionary()
         self._say_whose, self._pace = say_whose, pace
+        self._turns = Turns()
         self.counters = Counters()
 
     def step(self, sessions: Sequence[Session], now: float) -> bool:
@@ -88,9 +91,10 @@ class Stepper:
                 *(Prompt(session.texts[0].tokens, whole=True) for session in texts),
                 *(Prompt(branch.unread) for _, branch in prompts),
             ],
-            frames=[_upcoming(session, frame) for session, frame in frames],
+            frames=[self._upcoming(session, frame) for session, frame in frames],
             now=now,
         )
+        self._turns.took([frames[place][0] for place in step.frames if not frames[place][0].complete])
         counts = {id(branch): count for (_, branch), count in zip(prompts, step.prompts[len(texts) :], strict=True)}
         counts.update((id(branch), int(goes)) for branch, goes in zip(running, step.answers, strict=True))
         answering = [(session, branch, counts[id(branch)]) for session, branch in branches]
@@ -106,6 +110,15 @@ class Stepper:
         self.counters.steps += 1
         self._pace.stepped(heard)
         return True
+
+    def _upcoming(self, session: Session, frame: Frame) -> Upcoming:
+        return Upcoming(
+            frame.tokens,
+            frame.command.deadline,
+            encoded=frame.features is not None or not frame.tokens,
+            due=session.due_frame is frame,
+            turn=math.inf if session.complete else self._turns.of(session),
+        )
 
     def _reading(self, branch: Branch, now: float) -> Reading:
         """What a running answer's reader has; its first tokens were told a step ago."""
@@ -178,9 +191,3 @@ class Stepper:
         started = time.perf_counter()
         yield
         setattr(self.counters, counter, getattr(self.counters, counter) + time.perf_counter() - started)
-
-
-def _upcoming(session: Session, frame: Frame) -> Upcoming:
-    due = session.due_frame is frame
-    encoded = frame.features is not None or not frame.tokens
-    return Upcoming(frame.tokens, frame.command.deadline, encoded=encoded, due=due)

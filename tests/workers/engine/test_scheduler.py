@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.engine.fairness import Turns
 from workers.engine.scheduler import SLACK_S, Prompt, Reading, StepLimits, Upcoming, plan
 
 pytestmark = pytest.mark.unit
 
 LIMITS = StepLimits(tokens=256, pictures=2, floor=64)
+
+
+class Stream:
+    """A session, as far as turns know one."""
 
 
 def frame(deadline: float = 0.0, tokens: int = 64, *, encoded: bool = True, due: bool = True) -> Upcoming:
@@ -32,6 +38,39 @@ def test_nothing_to_do() -> None:
 def test_frames_go_by_deadline_in_whole_frames_that_fit() -> None:
     step = plan(LIMITS, readers(16), [], [frame(5.0), frame(1.0), frame(4.0), frame(2.0), frame(3.0)])
     assert step.frames == (1, 3, 4)
+
+
+def test_whoever_sends_too_much_delays_only_itself() -> None:
+    """A flood keeps the oldest frames waiting, so that by deadline alone a session beside it would never be in time."""
+    flood, calm, patient = Stream(), Stream(), Upcoming(64, 0.5, encoded=True, due=True, turn=math.inf)
+    one, turns = StepLimits(tokens=64, pictures=2, floor=64), Turns()
+    delays, since = [], -1
+    for step in range(40):
+        since = step if step % 4 == 0 else since
+        waiting = [flood] if since < 0 else [flood, calm]
+        frames = [
+            Upcoming(64, 1.0 if whose is flood else 9.0, encoded=True, due=True, turn=turns.of(whose))
+            for whose in waiting
+        ]
+        [whose] = [waiting[place] for place in plan(one, [], [], [*frames, patient]).frames]
+        turns.took([whose])
+        if whose is calm:
+            delays.append(step - since)
+            since = -1
+    assert len(delays) == 10
+    assert max(delays) <= 1
+
+
+def test_who_was_away_has_saved_up_no_turns() -> None:
+    busy, back = Stream(), Stream()
+    turns = Turns()
+    for _ in range(50):
+        turns.took([busy])
+    in_turn = []
+    for _ in range(6):
+        in_turn.append(min((busy, back), key=turns.of))
+        turns.took(in_turn[-1:])
+    assert in_turn.count(busy) >= 2
 
 
 def test_a_small_frame_may_use_what_a_large_one_cannot() -> None:
