@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,6 @@ LONGEST_FOLDER = 50  # a socket's whole path has 104 bytes on the narrowest syst
 
 class ValkeyMissing(Exception):
     """There is no bundled server for this machine; the message says what to do."""
-
-
-def configured_url(environment: Mapping[str, str]) -> str | None:
-    """The Redis that the user named, if any."""
-    return environment.get("LONGLOOK_REDIS_URL") or environment.get("REDIS_URL") or None
 
 
 def bundled_binary() -> Path:

@@ -29,6 +29,8 @@ class Appended:
 
 
 class Lanes:
+    """Appends to the lanes of all sessions; each script refuses what the session's state forbids."""
+
     def __init__(self, connection: Connection, retention: Retention) -> None:
         self._connection = connection
         self._keep = retention

@@ -42,6 +42,8 @@ class Lease:
 
 @dataclass(frozen=True)
 class Renewal:
+    """A lease that goes on."""
+
     idle_ms: int  # since anything was appended to the lanes
 
 
@@ -54,6 +56,8 @@ class Cursor:
 
 
 class Leases:
+    """Ownership of sessions, as workers take, keep and give it up."""
+
     def __init__(self, connection: Connection, retention: Retention) -> None:
         self._connection = connection
         self._keep = retention
@@ -143,6 +147,8 @@ def _move(lease: Lease, cursors: Mapping[Lane, Cursor]) -> Call:
 
 @dataclass(frozen=True)
 class LaneEntry:
+    """One entry as its owner reads it."""
+
     session_id: str
     lane: Lane
     id: EntryId
@@ -170,11 +176,6 @@ class LaneTail:
         self._clock = clock
         self._calls = keys.calls(worker_id)
         self._called = START
-
-    @property
-    def called(self) -> EntryId:
-        """Id of the last call read."""
-        return self._called
 
     async def read(self, positions: Mapping[tuple[str, Lane], EntryId], *, count: int = 8) -> LaneBatch:
         """Entries after each (session id, lane)'s position; waits up to about a second. One task only."""

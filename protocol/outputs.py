@@ -27,6 +27,8 @@ class Event:
 
 
 class Outputs:
+    """What sessions have said, and what became of each question."""
+
     def __init__(self, connection: Connection, retention: Retention) -> None:
         self._connection = connection
         self._keep = retention

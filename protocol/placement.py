@@ -11,10 +11,11 @@ from protocol import keys
 from protocol.codec import decode, encode
 from protocol.connection import Argument, Connection
 from protocol.errors import NoCapacity, Starting, UnknownModel
-from protocol.ids import EntryId
 from protocol.messages import ModelCard, WorkerCard
 from protocol.retention import Retention
 from protocol.scripts import ADVERTISE, RESERVE, VACATE
+
+CALLS = 1_000  # kept for each worker, about: far more than it may leave unread while their reservations stand
 
 Fate = Literal["closed", "orphan", "lost"]
 
@@ -27,6 +28,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement:
+    """The board of workers: who advertises, what is reserved on whom, who is called, which sessions have no owner."""
+
     def __init__(self, connection: Connection, retention: Retention) -> None:
         self._connection = connection
         self._keep = retention
@@ -53,9 +56,8 @@ class Placement:
 
     async def workers(self) -> list[WorkerState]:
         """All workers that advertise now, draining ones included."""
-        seconds, micros = await self._connection.command("TIME")
-        now = int(seconds) * 1000 + int(micros) // 1000
-        names = await self._connection.command("ZRANGEBYSCORE", keys.beats(), now, "+inf")
+        now_ms = await self._now_ms()
+        names = await self._connection.command("ZRANGEBYSCORE", keys.beats(), now_ms, "+inf")
         if not names:
             return []
         cards = await self._connection.command("HMGET", keys.cards(), *names)
@@ -87,12 +89,8 @@ class Placement:
     async def call(self, worker_id: str, session_id: str) -> None:
         """Tells the worker to take the session, once its record is written."""
         key = keys.calls(worker_id)
-        await self._connection.command("XADD", key, "*", "m", session_id)
+        await self._connection.command("XADD", key, "MAXLEN", "~", CALLS, "*", "m", session_id)
         await self._connection.command("PEXPIRE", key, self._keep.reservation_ms)
-
-    async def forget_calls(self, worker_id: str, seen: EntryId) -> None:
-        """Drops the calls up to ``seen``."""
-        await self._connection.command("XTRIM", keys.calls(worker_id), "MINID", f"{seen.major}-{seen.minor + 1}")
 
     async def vacate(self, worker_id: str, model: str, session_id: str, fate: Fate) -> None:
         """Gives a session's room back. What becomes of the session: it is ``closed``; or an ``orphan`` that any worker
@@ -103,14 +101,18 @@ class Placement:
 
     async def orphans(self, model: str, *, limit: int = 16) -> list[str]:
         """Sessions of ``model`` whose owner has been silent for too long. A hint: the lease decides."""
-        seconds, micros = await self._connection.command("TIME")
-        now = int(seconds) * 1000 + int(micros) // 1000
-        found = await self._connection.command("ZRANGEBYSCORE", keys.owned(model), "-inf", now, "LIMIT", 0, limit)
+        now_ms = await self._now_ms()
+        found = await self._connection.command("ZRANGEBYSCORE", keys.owned(model), "-inf", now_ms, "LIMIT", 0, limit)
         return [name.decode() for name in found]
 
     async def strike(self, model: str, session_id: str) -> None:
         """Takes a session that is gone off the list in which orphans are looked for."""
         await self._connection.command("ZREM", keys.owned(model), session_id)
+
+    async def _now_ms(self) -> int:
+        """The server's clock, by which all expiries are written."""
+        seconds, micros = await self._connection.command("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _no_room(model: str, *, of_model: int, in_all: int) -> NoReturn:

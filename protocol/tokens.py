@@ -16,6 +16,8 @@ REMEMBERED_MS = 600_000  # how long a used or expired token can be told from one
 
 
 class Tokens:
+    """Connect and resume tokens, each good once."""
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 

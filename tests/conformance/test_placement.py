@@ -7,6 +7,7 @@ from protocol.bus import Bus
 from protocol.connection import Connection
 from protocol.errors import NoCapacity, Starting, UnknownModel
 from protocol.messages import WorkerCard
+from protocol.placement import CALLS
 from protocol.retention import Retention
 from tests.conformance.samples import OTHER, SESSION, make_card, make_spec, until_expired
 
@@ -160,3 +161,9 @@ async def test_a_call_outlives_no_reservation(bus: Bus, connection: Connection) 
     await bus.sessions.open(make_spec(), "w_a")
     await bus.placement.call("w_a", SESSION)
     await until_expired(connection, keys.calls("w_a"))
+
+
+async def test_calls_do_not_pile_up_on_a_worker_that_lasts(bus: Bus, connection: Connection) -> None:
+    for _ in range(CALLS + 200):
+        await bus.placement.call("w_a", SESSION)
+    assert CALLS <= await connection.command("XLEN", keys.calls("w_a")) <= CALLS + 100

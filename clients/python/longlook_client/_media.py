@@ -27,7 +27,6 @@ class MediaStats:
     sent: int = 0
     resent: int = 0
     dropped: int = 0
-    unacknowledged: int = 0
 
 
 class Packer:
