@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from server.media.jobs import (
 from server.media.publisher import LanePublisher
 from server.media.sampler import Sampler
 from server.media.tally import Tally
-from server.media.tracks import Chunk, Codec, Track
+from server.media.tracks import REMEMBERED, Chunk, Codec, Track
 from server.settings import Limits
 
 STILLS: Mapping[Codec, StillCodec] = {Codec.JPEG: "jpeg", Codec.PNG: "png", Codec.WEBP: "webp"}
@@ -89,6 +90,7 @@ class Ingest:
         self._lossless = lossless
         self._tracks: dict[int, Track] = {}
         self._listener: Listener | None = None
+        self._untold: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
         self._pulled: dict[int, Listener] = {}  # tracks of sources, and who hears of them
         self._newest_ms = -1
         self._health = StreamHealth()
@@ -117,6 +119,8 @@ class Ingest:
             return
         self._dismiss()
         self._listener = listener
+        while self._untold:
+            listener.tell(self._untold.popleft())
         self.clock.new_publisher()
         for track in self._tracks.values():
             track.sampler.restart()
@@ -131,11 +135,13 @@ class Ingest:
         return self._listener is not None or bool(self._pulled) or self._reading_file
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """An error or notice, told to whom its track is fed by."""
+        """An error or notice, told to whom its track is fed by; an error waits for the next one if there is nobody."""
         track = event.get("track", event.get("data", {}).get("track"))
         listener = self._pulled.get(track, self._listener)
         if listener is not None:
             listener.tell(event)
+        elif event["type"] == "error":
+            self._untold.append(event)
 
     def went(self, media: PictureOut | SoundOut) -> None:
         """A picture or a piece of sound is in its lane: whoever sends it hears what is wrong with it."""

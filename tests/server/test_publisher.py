@@ -307,6 +307,19 @@ async def test_a_bad_picture_is_named_and_its_place_is_the_next_ones() -> None:
         assert (event["error"]["code"], event["track"], event["sequence"]) == ("bad_media", 0, 1)
 
 
+async def test_who_comes_next_hears_of_what_was_refused_while_nobody_listened() -> None:
+    async with Bench() as bench:
+        bench.decoder.gate.clear()
+        await bench.send(0, 0, b"bad")
+        bench.ingest.detach(bench.ears)
+        bench.decoder.gate.set()
+        await bench.flushed()
+        assert bench.ears.events == []
+        bench.ingest.attach(bench.ears)
+        bench.ingest.attach(Ears())
+        assert [(event["error"]["code"], event["sequence"]) for event in bench.ears.events] == [("bad_media", 0)]
+
+
 async def test_a_lost_decoder_costs_one_chunk() -> None:
     async with Bench() as bench:
         bench.decoder.lost = True
