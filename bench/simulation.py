@@ -194,8 +194,9 @@ class Simulation:
         said = [(answer, 1) for answer in going] + list(zip(prompts, step.prompts, strict=True))
         pairs = sum(count * self._sessions[answer.session].keys for answer, count in said)
         pairs += sum(self._load.tokens * self._sessions[n].keys for n in written)
+        speaking = {answer.session for answer, count in said if count}
         return StepCounts(
-            passes=bool(going or any(step.prompts)) + bool(written),
+            passes=bool(speaking or written) + any(n in speaking for n in written),
             answers=len(going),
             tokens=len(going) + sum(step.prompts) + len(written) * self._load.tokens,
             pairs=pairs / 1000,

@@ -1,4 +1,9 @@
-"""One step over all sessions: plan, then answers and prompts, texts, pictures, frames, each as one batch."""
+"""One step over all sessions: plan, pictures as one batch, then answers, prompts and frames in as few passes as go.
+
+Answers and prompts come first, and together with them the frames of all other sessions: those cost a pass its
+arithmetic, these its reading of the weights. A session that speaks has its frame written after that, since the frame
+may take the place of what the answer still sees.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +26,13 @@ from workers.engine.pace import Heard, Pace
 from workers.engine.sampler import sample
 from workers.engine.scheduler import Prompt, Reading, StepLimits, Upcoming, plan
 from workers.engine.session import Session
+from workers.engine.timeline import Writing
 from workers.memory.trunk import shrink
 from workers.perception.vision import Eye, Picture
 
 Pixels = Callable[[PushFrame], Picture]
 SayWhose = Callable[[Iterable[Session]], None]
+Shown = tuple[Session, Frame, Writing]  # a frame under way into its session's trunk
 
 
 @dataclass(slots=True)
@@ -101,10 +108,11 @@ class Stepper:
         writing = [session for session, count in zip(texts, step.prompts, strict=False) if count]
         seeing = [frames[place][0] for place in (*step.encode, *step.frames)]
         self._say_whose([*(session for session, _, count in answering if count), *writing, *seeing])
-        heard = self._say(answering)
-        self._write_texts(writing)
         self._encode([frames[place][1] for place in step.encode])
-        self._write_frames([frames[place][0] for place in step.frames])
+        showing, speaking = [frames[place][0] for place in step.frames], {s for s, _, count in answering if count}
+        heard = self._say(answering, [session for session in showing if session not in speaking])
+        self._write_texts(writing)
+        self._write_frames([session for session in showing if session in speaking])
         if not (any(step.answers) or any(step.prompts) or step.encode or step.frames):
             return self._pace.settle()
         self.counters.steps += 1
@@ -133,15 +141,18 @@ class Stepper:
         with self._timed("decoder_seconds"):
             return self._runner.run(works)
 
-    def _say(self, wanted: Sequence[tuple[Session, Branch, int]]) -> Heard | None:
-        """Running answers and questions, of all sessions, in one pass."""
+    def _say(self, wanted: Sequence[tuple[Session, Branch, int]], beside: Sequence[Session]) -> Heard | None:
+        """Running answers and questions, and the frames of sessions `beside` them, in one pass."""
         sayings = []
         for session in dict.fromkeys(session for session, _, _ in wanted):
             mine = [(branch, count) for owner, branch, count in wanted if owner is session and count]
             sayings += [(session, saying) for saying in session.answers.draw(mine)]
         if not sayings:
+            self._write_frames(beside)
             return None
-        logits = self._run([saying.work for _, saying in sayings])
+        shown = self._draw_frames(beside)
+        logits = self._run([*(saying.work for _, saying in sayings), *(writing.work for _, _, writing in shown)])
+        self._commit_frames(shown)
         with self._timed("decoder_seconds"):
             heard = [(session, saying) for session, saying in sayings if saying.work.wanted]
             drawn = sample(logits, [saying.branch.sampler for _, saying in heard])
@@ -174,17 +185,23 @@ class Stepper:
             frame.features = seen
 
     def _write_frames(self, sessions: Sequence[Session]) -> None:
+        shown = self._draw_frames(sessions)
+        if shown:
+            self._run([writing.work for _, _, writing in shown])
+            self._commit_frames(shown)
+
+    def _draw_frames(self, sessions: Sequence[Session]) -> list[Shown]:
+        """The next frame of each, under way, in trunks that have made room for them together."""
         with self._timed("compaction_seconds"):
             shrink([session.demand() for session in sessions])
         drawn = [(session, *session.draw_frame()) for session in sessions]
-        writings = [(session, frame, writing) for session, frame, writing in drawn if writing is not None]
-        if not writings:
-            return
-        self._run([writing.work for _, _, writing in writings])
-        for session, frame, writing in writings:
+        return [(session, frame, writing) for session, frame, writing in drawn if writing is not None]
+
+    def _commit_frames(self, shown: Sequence[Shown]) -> None:
+        for session, frame, writing in shown:
             session.timeline.commit(writing)
             session.taken(frame, "prefilled")
-        self.counters.frames += len(writings)
+        self.counters.frames += len(shown)
 
     @contextmanager
     def _timed(self, counter: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,31 @@ def test_sessions_do_not_change_each_other(rig: Callable[..., Rig]) -> None:
         r.run()
         answers.append(r.answer("qs"))
     assert answers[0] == answers[1]
+
+
+def test_frames_go_through_the_decoder_with_the_answers_of_other_sessions(rig: Callable[..., Rig]) -> None:
+    """And with those of their own after them: a frame may take the place of what the answer still sees."""
+    answers = []
+    for shown, passes in (((), 1), (("b", "c"), 1), (("a", "b"), 2)):
+        r = rig(pool_tokens=4096)
+        for name in "abc":
+            r.open(name)
+            r.push(0, name, seed=ord(name))
+        r.run()
+        r.ask(session_id="a", max_tokens=12, remember=False)
+        r.run(steps=3)
+        for t_ms in (1000, 2000, 3000):
+            for name in shown:
+                r.push(t_ms, name)
+            before = replace(r.engine.counters)
+            r.run(steps=1)
+            done = r.engine.counters
+            assert done.passes - before.passes == passes
+            assert (done.decode_tokens - before.decode_tokens, done.frames - before.frames) == (1, len(shown))
+        r.run()
+        answers.append(r.answer())
+    assert len(answers[0]) > 6, "choose another seed: the answer ended too early"
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_a_forced_prefix_goes_on_where_the_answer_was(rig: Callable[..., Rig]) -> None:
