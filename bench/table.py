@@ -15,12 +15,15 @@ RESULTS = Path(__file__).parent / "results"
 
 def table(results: Path = RESULTS) -> str:
     """Markdown: what was measured, the figure, and the command that measures it again."""
-    quality, live, engine = (_read(results / name) for name in ("quality.json", "live-cpu.json", "engine-cpu.json"))
-    rows = [*_quality(quality), *_live(live), *_engine(engine)]
+    names = ("quality.json", "live-cpu.json", "engine-cpu.json", "engine-cuda.json")
+    quality, live, engine, card = (_read(results / name) for name in names)
+    rows = [*_quality(quality), *_live(live), *_engine(engine), *_card(card)]
     lines = ["| what | measured | again |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     machines = dict.fromkeys(f"{r['hardware']}, {r['date'][:10]}" for r in (quality, live, engine["machine"]))
-    return "\n".join([*lines, "", f"All on the bundled model, float32, without a GPU: {'; '.join(machines)}."])
+    gpu, date = card["machine"]["gpu"], card["machine"]["date"][:10]
+    last = f"Without a GPU: the bundled model, float32, {'; '.join(machines)}. On the GPU: bfloat16, {gpu}, {date}."
+    return "\n".join([*lines, "", last])
 
 
 Row = tuple[str, str, str]
@@ -60,6 +63,28 @@ def _engine(result: dict[str, Any]) -> Iterator[Row]:
     window = arms["window"]
     figure = f"{window['1000']['fps']:.1f} and {window['4000']['fps']:.1f} frames/s"
     yield "the same in a bounded memory, after 1,000 and 4,000 tokens", figure, command
+
+
+def _card(result: dict[str, Any]) -> Iterator[Row]:
+    load, figures, command = result["load"], result["figures"], "python -m bench.engine --device cuda"
+    keys = f"{figures['ingest_keys']:,} keys each"
+    streams = f"GPU, {result['machine']['model']} with random weights, {load['sessions']} live streams of {keys}"
+    yield (
+        f"{streams}: pictures of 448 x 448 taken in, all of each kept",
+        f"{figures['ingest_full_fps']:.0f} a second",
+        command,
+    )
+    beside = f"{figures['itl_under_load_p50_ms']:.0f} / {figures['itl_under_load_ms']:.0f} ms"
+    yield (
+        f"the same, {figures['loaded_fps']:.0f} a second beside {load['answers']} answers: between tokens p50 / p99",
+        beside,
+        command,
+    )
+    steps = " / ".join(f"{figures[f'decode{count}_ms']:.1f}" for count in load["decoding"])
+    counts = " / ".join(map(str, load["decoding"]))
+    yield f"the same, a token for each of {counts} answers at once", f"{steps} ms", command
+    alone = f"{figures['frame_quiet_ms']:.1f} / {figures['first_token_engine_ms']:.1f} ms"
+    yield "the same, one stream: a picture into memory / a question's first token, in the engine", alone, command
 
 
 def _read(path: Path) -> dict[str, Any]:
