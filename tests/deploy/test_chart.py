@@ -309,6 +309,43 @@ def test_the_ingress_lets_the_largest_file_through() -> None:
     assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == f"{Limits().file_bytes >> 20}m"
 
 
+def egress_ports(objects: list[Object], component: str) -> list[list[int]]:
+    rules = the(objects, "NetworkPolicy", component)["spec"]["egress"]
+    return [[port["port"] for port in rule["ports"]] for rule in rules]
+
+
+def test_gateways_reach_cameras_only_where_that_is_asked_for() -> None:
+    production = example("production")
+    assert egress_ports(render(production), "gateway") == [[53, 53], [6379]]
+    near = [{"ipBlock": {"cidr": "192.168.7.0/24"}}]
+    asked = render(merged(production, {"networkPolicy": {"cameras": {"enabled": True, "to": near, "ports": [554]}}}))
+    assert egress_ports(asked, "gateway") == [[53, 53], [6379], [554]]
+    assert the(asked, "NetworkPolicy", "gateway")["spec"]["egress"][-1]["to"] == near
+    assert egress_ports(asked, "worker") == egress_ports(render(production), "worker")
+
+
+def test_a_journal_lies_on_its_volume_and_its_key_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    helm = pytest.importorskip("helm_python", reason=NEEDS)
+    journal = {"enabled": True, "existingClaim": "recordings", "keySecret": {"name": "longlook-journal"}}
+    objects = render(merged(example("production"), {"gateway": {"journal": journal}}))
+    gateway = container(objects, "gateway")
+    for name, value in environment(gateway).items():
+        monkeypatch.setenv(name, value)
+    settings = GatewaySettings().journal
+    mounts = {mount["name"]: mount["mountPath"] for mount in gateway["volumeMounts"]}
+    assert str(settings.dir) == mounts["journal"]
+    assert settings.key_file == Path(mounts["journal-key"]) / "journal-key"
+    volumes = the(objects, "Deployment", "gateway")["spec"]["template"]["spec"]["volumes"]
+    named = {volume["name"]: volume for volume in volumes}
+    assert named["journal"]["persistentVolumeClaim"]["claimName"] == "recordings"
+    assert named["journal-key"]["secret"]["secretName"] == "longlook-journal"
+    plain = container(render(example("production")), "gateway")
+    assert not [mount for mount in plain["volumeMounts"] if mount["name"].startswith("journal")]
+    for missing in ({**journal, "existingClaim": ""}, {**journal, "keySecret": {"name": ""}}):
+        with pytest.raises(helm.HelmError, match=r"gateway\.journal"):
+            render(merged(example("production"), {"gateway": {"journal": missing}}))
+
+
 def test_what_workers_download_lies_on_their_volume() -> None:
     item = container(render(example("production")), "worker")
     mounts = {mount["name"]: mount["mountPath"] for mount in item["volumeMounts"]}
