@@ -83,6 +83,7 @@ class Card:
         with self._streams(self._load.sessions, max(1, self._load.pictures_a_step // 2)) as streams:
             for number in range(self._load.answers):
                 streams.ask(f"s{number % self._load.sessions}", f"q{number}", 10_000)
+            streams.run(lambda: all(len(told) > 2 for told in streams.told.values()))
             fps, _ = self._sustained(streams, streams.cameras(self._load.share * ceiling))
             gaps = sorted(b - a for told in streams.told.values() for a, b in pairwise(told[1:]))
         return {
