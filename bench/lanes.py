@@ -29,21 +29,11 @@ async def private_bus() -> AsyncIterator[str]:
         quiet = {**os.environ, "LC_ALL": "C"}
         server = await spawn(server_command(bundled_binary(), path, megabytes=MEGABYTES), environment=quiet)
         try:
-            yield await _answering(socket_url(path))
+            bus = await Bus.connect(socket_url(path), wait_s=START_S)
+            await bus.aclose()
+            yield socket_url(path)
         finally:
             await stop(server, seconds=START_S)
-
-
-async def _answering(url: str) -> str:
-    async with asyncio.timeout(START_S):
-        while True:
-            try:
-                bus = await Bus.connect(url)
-            except BusUnavailable:
-                await asyncio.sleep(POLL_S)
-            else:
-                await bus.aclose()
-                return url
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ async def _supervise(programs: Sequence[Program], plan: Plan, stopping: asyncio.
     try:
         for program in programs:
             if program.name != "valkey":
-                await _bus_answers(os.environ["LONGLOOK_REDIS_URL"])
+                bus = await Bus.connect(os.environ["LONGLOOK_REDIS_URL"], wait_s=BUS_WAIT_S)
+                await bus.aclose()
             tasks.append(asyncio.create_task(keep_running(program), name=program.name))
         tasks.append(asyncio.create_task(_announce(plan, tell), name="ready"))
         return await _first_failure(tasks, watch)
@@ -137,19 +138,6 @@ async def _first_failure(tasks: list[asyncio.Task[None]], watch: asyncio.Future[
             future.result()
         if watch in done:
             return 0
-
-
-async def _bus_answers(url: str) -> None:
-    deadline = time.monotonic() + BUS_WAIT_S
-    while True:
-        try:
-            bus = await Bus.connect(url)
-        except BusUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(POLL_S / 4)
-        else:
-            return await bus.aclose()
 
 
 async def _announce(plan: Plan, tell: Tell) -> None:

@@ -18,13 +18,15 @@ Every key expires. Whoever uses a session renews its keys; the owner does so wit
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections.abc import Iterable
 
 from protocol import keys
 from protocol.clock import ServerClock
 from protocol.connection import Connection
-from protocol.errors import LogLost
+from protocol.errors import BusUnavailable, LogLost
 from protocol.lanes import Lanes
 from protocol.leases import LaneTail, Leases
 from protocol.outputs import Outputs, OutputTail
@@ -35,6 +37,7 @@ from protocol.sources import Sources
 from protocol.tail import Tail
 from protocol.tokens import Tokens
 
+CONNECT_PAUSE_S = 0.1
 CROWDED = 0.85  # share of the server's memory from which on pictures make room; above it questions still fit
 
 
@@ -55,9 +58,22 @@ class Bus:
         self._clock = ServerClock(connection)
 
     @classmethod
-    async def connect(cls, url: str, retention: Retention | None = None) -> Bus:
-        """``url``: redis://, rediss:// or unix://. Raises BusUnavailable."""
-        retention = retention or Retention()
+    async def connect(cls, url: str, retention: Retention | None = None, *, wait_s: float = 0.0) -> Bus:
+        """``url``: redis://, rediss:// or unix://. A bus that is still starting is tried again for ``wait_s`` seconds.
+
+        Raises BusUnavailable, at once where waiting does not help: the address or the credentials are wrong.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                return await cls._connected(url, retention or Retention())
+            except BusUnavailable as error:
+                if error.retry_after is None or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(CONNECT_PAUSE_S)
+
+    @classmethod
+    async def _connected(cls, url: str, retention: Retention) -> Bus:
         connection = Connection(url)
         try:
             return cls(connection, retention, await _log_id(connection, retention))

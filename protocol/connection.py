@@ -28,9 +28,10 @@ def translated() -> Iterator[None]:
         yield
     except exceptions.OutOfMemoryError as error:
         raise BusFull("the bus is out of memory") from error
-    except exceptions.AuthenticationError as error:
-        raise BusUnavailable("the bus refuses these credentials", retry_after=None) from error
     except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError) as error:
+        # While it connects, the library wraps what Valkey says in an error of the connection.
+        if any(isinstance(one, exceptions.AuthenticationError) for one in (error, error.__context__)):
+            raise BusUnavailable("the bus refuses these credentials", retry_after=None) from error
         raise BusUnavailable("the bus cannot be reached") from error
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import sys
-import time
 
 import uvloop
 
@@ -22,8 +21,7 @@ from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CONNECT_S = 30.0
-PAUSE_S = 0.5
+BUS_WAIT_S = 30.0
 
 
 def main() -> int:
@@ -46,7 +44,7 @@ def main() -> int:
 async def serve(settings: Settings, keyring: Keyring) -> int:
     """Serve one gateway on the running loop, as ``main`` does."""
     try:
-        bus = await _connect(settings)
+        bus = await Bus.connect(settings.redis_url, wait_s=BUS_WAIT_S)
     except BusUnavailable as error:
         logger.error("no bus at REDIS_URL: %s", error.message)
         return 1
@@ -64,17 +62,6 @@ def _inherited(settings: Settings) -> list[socket.socket] | None:
         return None
     os.set_inheritable(settings.listen_fd, False)  # it is for this process alone, not for decoders
     return [socket.socket(fileno=settings.listen_fd)]
-
-
-async def _connect(settings: Settings) -> Bus:
-    deadline = time.monotonic() + CONNECT_S
-    while True:
-        try:
-            return await Bus.connect(settings.redis_url)
-        except BusUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(PAUSE_S)
 
 
 def _keyring(settings: Settings) -> Keyring:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from contextlib import nullcontext
 
 from protocol import ids
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 
 OK, FAILED, MISCONFIGURED = 0, 1, 78  # 78: starting again would end the same way (sysexits' EX_CONFIG)
 BUS_WAIT_S = 30.0
-BUS_PAUSE_S = 0.25
 
 
 def main(settings: Settings) -> int:
@@ -83,7 +81,7 @@ async def _serve(settings: Settings, stop: Stop) -> int:
 
 
 async def _work(settings: Settings, stop: Stop) -> int:
-    bus = await connect(settings.redis_url)
+    bus = await Bus.connect(settings.redis_url, wait_s=BUS_WAIT_S)
     try:
         async with asyncio.TaskGroup() as group:
             try:
@@ -105,18 +103,6 @@ async def _run(bus: Bus, engine: EngineClient, settings: Settings, stop: Stop) -
         await worker.run()
     finally:
         await engine.close()
-
-
-async def connect(url: str) -> Bus:
-    """Waits for a bus that is starting beside this process. Raises BusUnavailable."""
-    deadline = time.monotonic() + BUS_WAIT_S
-    while True:
-        try:
-            return await Bus.connect(url)
-        except BusUnavailable as error:
-            if error.retry_after is None or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(BUS_PAUSE_S)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -13,11 +13,12 @@ import signal
 from collections.abc import Sequence
 
 from protocol import ids
+from protocol.bus import Bus
 from protocol.logs import configure_logs
 from tests.workers.fake_engine import FakeEngine
 from workers.engine.client import EngineDied
 from workers.engine.messages import AskQuestion, QuestionDone, Tokens
-from workers.main import FAILED, connect
+from workers.main import BUS_WAIT_S, FAILED
 from workers.settings import Settings
 from workers.worker import Worker
 
@@ -86,7 +87,7 @@ class PacedEngine(FakeEngine):
 
 async def serve(settings: Settings) -> int:
     """Runs until SIGTERM, which drains, or until the engine dies: the exit status."""
-    bus = await connect(settings.redis_url)
+    bus = await Bus.connect(settings.redis_url, wait_s=BUS_WAIT_S)
     loop = asyncio.get_running_loop()
     status = 0
     try:

@@ -29,6 +29,26 @@ def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serve
         yield server
 
 
+async def test_a_server_that_is_still_starting_is_waited_for(own_server: Server) -> None:
+    own_server.kill()
+    connecting = asyncio.create_task(Bus.connect(own_server.url, wait_s=50))
+    with pytest.raises(BusUnavailable):
+        await Bus.connect(own_server.url)
+    own_server.start()
+    async with aclosing(await connecting) as bus:
+        await bus.check()
+
+
+async def test_what_waiting_does_not_mend_is_refused_at_once(own_server: Server) -> None:
+    with pytest.raises(BusUnavailable, match="address"):
+        await Bus.connect("http://127.0.0.1", wait_s=3600)
+    async with aclosing(Connection(own_server.url)) as connection:
+        await connection.command("CONFIG", "SET", "requirepass", "hunter2hunter2")
+    for url in (own_server.url, own_server.url.replace("unix://", "unix://:wrong-password@")):
+        with pytest.raises(BusUnavailable, match="credentials"):
+            await Bus.connect(url, wait_s=3600)
+
+
 async def test_a_server_that_comes_back_empty_is_noticed_once(own_server: Server) -> None:
     async with aclosing(await Bus.connect(own_server.url)) as bus:
         await bus.check()
