@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.priority import usual_priority
+from bench.encoders import ENCODERS, Encoder, encoded
 
 SIZE = (160, 120)
 PICTURES = 8
@@ -39,7 +38,6 @@ class Sample:
     kind: str = ""
 
 
-@usual_priority()
 def samples() -> list[Sample]:
     """One or more for each format, the same at every call."""
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder's errors alone
@@ -84,26 +82,11 @@ def _stills(picture: Picture) -> Iterator[Sample]:
 
 # --- elementary streams -----------------------------------------------------------------------------------------------
 
-ENCODERS = {
-    "libx264": {"preset": "ultrafast", "tune": "zerolatency"},
-    "libx265": {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "log-level=none:pools=none:bframes=0"},
-    "libvpx": {"deadline": "realtime", "lag-in-frames": "0"},
-    "libvpx-vp9": {"deadline": "realtime", "lag-in-frames": "0"},
-    "libsvtav1": {"preset": "11", "svtav1-params": "pred-struct=1:lp=1"},
-}
-VIDEO = {"h264": "libx264", "h265": "libx265", "vp8": "libvpx", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
-
 
 def _units(scene: list[Picture]) -> Iterator[Sample]:
-    for form, encoder in VIDEO.items():
-        context = av.CodecContext.create(encoder, "w")
-        assert isinstance(context, av.VideoCodecContext)  # noqa: S101 - all of VIDEO are
-        context.width, context.height, context.pix_fmt = *SIZE, "yuv420p"
-        context.time_base, context.framerate, context.gop_size = Fraction(1, RATE), Fraction(RATE), KEY_EVERY
-        context.thread_count, context.options = 1, ENCODERS[encoder]
-        packets = [packet for frame in _frames(scene) for packet in context.encode(frame)]
-        packets += context.encode(None)
-        yield Sample(form, tuple(bytes(packet) for packet in packets))
+    for form in ENCODERS:
+        units = encoded(form, _frames(scene), size=SIZE, rate=RATE, key_every=KEY_EVERY)
+        yield Sample(form, tuple(units))
 
 
 def _frames(scene: list[Picture]) -> Iterator[av.VideoFrame]:
@@ -153,25 +136,25 @@ FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
 def _streams(scene: list[Picture]) -> Iterator[Sample]:
-    mp4 = _container("mp4", scene, video="libx264", sound="aac", options=FRAGMENTED)
+    mp4 = _container("mp4", scene, video="h264", sound="aac", options=FRAGMENTED)
     yield Sample("mp4", tuple(_cut(mp4, [b"moof"], back=4)))
-    webm = _container("webm", scene, video="libvpx", sound="libopus", options={"cluster_time_limit": "300"})
+    webm = _container("webm", scene, video="vp8", sound="libopus", options={"cluster_time_limit": "300"})
     yield Sample("webm", tuple(_cut(webm, [b"\x1f\x43\xb6\x75"], back=0)))
 
 
 def _files(scene: list[Picture]) -> Iterator[Sample]:
     kinds = [
-        ("mp4", "libx264", "aac", "video/mp4"),
-        ("mp4", "libx265", "", "video/mp4"),
-        ("webm", "libvpx-vp9", "libopus", "video/webm"),
-        ("matroska", "libx264", "pcm_f32le", "video/x-matroska"),
+        ("mp4", "h264", "aac", "video/mp4"),
+        ("mp4", "h265", "", "video/mp4"),
+        ("webm", "vp9", "libopus", "video/webm"),
+        ("matroska", "h264", "pcm_f32le", "video/x-matroska"),
         ("avi", "mjpeg", "pcm_s16le", "video/x-msvideo"),
-        ("mpegts", "libx264", "aac", "video/mp2t"),
+        ("mpegts", "h264", "aac", "video/mp2t"),
         ("mov", "mpeg4", "pcm_s16le", "video/quicktime"),
     ]
     for form, video, sound, kind in kinds:
         yield Sample("file", (_container(form, scene, video=video, sound=sound),), kind)
-    yield Sample("file", (_container("matroska", scene, video="libx264", sound="pcm_f32le", nan=True),), "video/mp4")
+    yield Sample("file", (_container("matroska", scene, video="h264", sound="pcm_f32le", nan=True),), "video/mp4")
 
 
 def _container(
@@ -185,7 +168,8 @@ def _container(
 ) -> bytes:
     out = io.BytesIO()
     with av.open(out, "w", format=form, options={"fflags": "bitexact", **(options or {})}) as container:
-        pictures = container.add_stream(video, rate=RATE, options=ENCODERS.get(video, {})) if video else None
+        encoder = ENCODERS.get(video, Encoder(video))
+        pictures = container.add_stream(encoder.name, rate=RATE, options=dict(encoder.options)) if video else None
         sounds = container.add_stream(sound, rate=SOUND_RATE, layout="mono") if sound else None
         if isinstance(pictures, av.VideoStream):
             pictures.width, pictures.height = SIZE

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.encoders import encoded
 from bench.priority import usual_priority
 from tests.server.formats import footage
 
@@ -17,7 +18,9 @@ def policies() -> set[int]:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler") or os.geteuid() != 0, reason="only root's encoders do this")
 def test_an_encoder_leaves_nothing_at_real_time_priority() -> None:
-    footage.units.__wrapped__("av1", range(4))  # type: ignore[attr-defined]
+    frames = (footage.frame(number) for number in range(4))
+    size = (footage.WIDTH, footage.HEIGHT)
+    encoded.__wrapped__("av1", frames, size=size, rate=footage.RATE, key_every=10)  # type: ignore[attr-defined]
     assert policies() != {os.SCHED_OTHER}
     with usual_priority():
         pass

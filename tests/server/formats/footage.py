@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.encoders import ENCODERS, encoded
 from bench.priority import usual_priority
 from server.media.jobs import Setup, VideoCodec
 
@@ -30,16 +31,6 @@ SETUP = Setup(
     memory_bytes=240 << 20,
     cpu_seconds=5,
 )
-ENCODERS: dict[VideoCodec, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"preset": "ultrafast", "tune": "zerolatency"}),
-    "h265": (
-        "libx265",
-        {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "log-level=none:repeat-headers=1"},
-    ),
-    "vp8": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}),
-    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}),
-    "av1": ("libsvtav1", {"preset": "12", "crf": "25", "svtav1-params": "pred-struct=1:lookahead=0:lp=1"}),
-}
 DECODERS: dict[VideoCodec, str] = {"h264": "h264", "h265": "hevc", "vp8": "vp8", "vp9": "vp9", "av1": "libdav1d"}
 
 Pixels = NDArray[np.uint8]
@@ -80,7 +71,6 @@ def opened(jpeg: bytes) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
-@usual_priority()
 def units(
     codec: VideoCodec,
     numbers: Sequence[int],
@@ -90,18 +80,8 @@ def units(
     size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> list[bytes]:
     """One access unit for each picture, in the order in which they are shown."""
-    name, options = ENCODERS[codec]
-    context: Any = av.CodecContext.create(name, "w")
-    (context.width, context.height), context.pix_fmt = size, "yuv420p"
-    context.time_base, context.framerate = Fraction(1, RATE), Fraction(RATE)
-    context.gop_size, context.max_b_frames = key_every, 0
-    context.options, context.thread_count = dict(options), 1
-    if codec == "av1":  # this encoder has no bit rate for streams without delay
-        context.options |= {"crf": "25" if bit_rate > 500_000 else "45"}
-    else:
-        context.bit_rate = bit_rate
-    packets = [bytes(packet) for number in numbers for packet in context.encode(frame(number, size))]
-    packets += [bytes(packet) for packet in context.encode(None)]
+    frames = (frame(number, size) for number in numbers)
+    packets = encoded(codec, frames, size=size, rate=RATE, key_every=key_every, bit_rate=bit_rate)
     assert len(packets) == len(numbers)
     return packets
 
@@ -129,9 +109,9 @@ def stream(
     out = io.BytesIO()
     moving = {"movflags": "empty_moov+default_base_moof", "frag_duration": str(1000 * fragment_ms)}
     live = {"live": "1", "cluster_time_limit": str(fragment_ms)}
-    name, encoding = ENCODERS[video]
+    encoder = ENCODERS[video]
     with av.open(out, "w", format=form, options=moving if form == "mp4" else live) as container:
-        pictures: Any = container.add_stream(name, rate=RATE, options=options or encoding)
+        pictures: Any = container.add_stream(encoder.name, rate=RATE, options=options or dict(encoder.options))
         pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         pictures.codec_context.gop_size, pictures.bit_rate = key_every, 0 if video == "av1" else 1_000_000
         tone: Any = None if sound is None else container.add_stream(sound, rate=48_000, layout="mono")

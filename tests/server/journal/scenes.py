@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import io
-from fractions import Fraction
+from collections.abc import Iterator
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.priority import usual_priority
+from bench.encoders import encoded
 
 SIZE = (160, 120)
 RATE = 10
-ENCODERS = {
-    "h264": ("libx264", {"preset": "ultrafast", "tune": "zerolatency"}),
-    "h265": ("libx265", {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "log-level=none"}),
-    "vp8": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "b": "800k"}),
-    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "b": "800k"}),
-    "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "pred-struct=1:lookahead=0:lp=1"}),
-}
-
 Pixels = NDArray[np.float32]
 
 
@@ -35,24 +27,17 @@ def scene(number: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@usual_priority()
 def units(codec: str, count: int, *, key_every: int = 10, reorder: bool = False) -> list[bytes]:
     """One access unit for each scene; with ``reorder``, not in the order in which they are shown."""
-    name, options = ENCODERS[codec]
-    context = av.CodecContext.create(name, "w")
-    assert isinstance(context, av.VideoCodecContext)
-    context.width, context.height, context.pix_fmt = *SIZE, "yuv420p"
-    context.time_base = Fraction(1, RATE)
-    context.framerate = Fraction(RATE)
-    context.gop_size = key_every
-    context.thread_count = 1
-    context.options = {"preset": "ultrafast", "bf": "2"} if reorder else options
-    made: list[bytes] = []
+    options = {"preset": "ultrafast", "bf": "2"} if reorder else None
+    return encoded(codec, _frames(count), size=SIZE, rate=RATE, key_every=key_every, options=options)
+
+
+def _frames(count: int) -> Iterator[av.VideoFrame]:
     for number in range(count):
         frame = av.VideoFrame.from_image(scene(number))  # type: ignore[no-untyped-call]
         frame.pts = number
-        made += [bytes(packet) for packet in context.encode(frame)]
-    return made + [bytes(packet) for packet in context.encode(None)]
+        yield frame
 
 
 def decoded(stream: list[bytes], codec: str) -> list[Pixels]:
