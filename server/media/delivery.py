@@ -52,8 +52,18 @@ class Listener(Protocol):
         """Another connection feeds the session now."""
 
 
+class Feeder(Listener, Protocol):
+    """A connection whose chunks are acknowledged."""
+
+    def settled(self) -> None:
+        """One of its chunks has left the decoder."""
+
+
 class WayIn(Listener, Protocol):
     """What a delivery tells the session's way in."""
+
+    def settled(self, track: int) -> None:
+        """A chunk of ``track`` has left the decoder."""
 
     def streamed(self, count: int, t_ms: int | None) -> None:
         """A slice held ``count`` pictures, the newest of those sampled at ``t_ms``."""
@@ -186,6 +196,7 @@ class Delivery:
         if work.track is not None and work.sequence is not None:
             work.track.pending -= 1
             work.track.finished = work.sequence
+            self._listener.settled(work.track.number)
         if isinstance(work.job, Still | Encoded):
             self.arrived(work.job.t_ms)
         settle(work, error)

@@ -19,7 +19,7 @@ from server.journal.recorder import Recorder
 from server.media.clock import BackwardTime, SessionClock, Stamp
 from server.media.continuity import Continuity
 from server.media.decoders import Nursery
-from server.media.delivery import Delivery, Listener, Work
+from server.media.delivery import Delivery, Feeder, Listener, Work
 from server.media.headers import picture_size
 from server.media.health import MESSAGES, StreamHealth
 from server.media.jobs import (
@@ -89,7 +89,7 @@ class Ingest:
         self._limits = limits
         self._lossless = lossless
         self._tracks: dict[int, Track] = {}
-        self._listener: Listener | None = None
+        self._listener: Feeder | None = None
         self._untold: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
         self._pulled: dict[int, Listener] = {}  # tracks of sources, and who hears of them
         self._newest_ms = -1
@@ -113,7 +113,7 @@ class Ingest:
 
     # --- who feeds ----------------------------------------------------------------------------------------------------
 
-    def attach(self, listener: Listener) -> None:
+    def attach(self, listener: Feeder) -> None:
         """From here on ``listener`` feeds the session; the one before is told."""
         if self._listener is listener:
             return
@@ -150,6 +150,11 @@ class Ingest:
             self.tell(notice_event(change.condition, MESSAGES[change.condition], data))
             if change.begun:
                 self.tally.condition(change.condition)
+
+    def settled(self, track: int) -> None:
+        """A chunk has left the decoder: its sender may be waiting to hear of it."""
+        if self._listener is not None and track not in self._pulled:
+            self._listener.settled()
 
     def replaced(self) -> None:
         """Another gateway feeds the session."""

@@ -67,6 +67,7 @@ class Dialogue:
         self._server = Side.OPEN
         self._ingest: Ingest | None = None
         self._acknowledged: dict[int, tuple[int, int]] = {}
+        self._acknowledged_at: dict[int, float] = {}
         self._ending: asyncio.Task[None] | None = None
         self._token_lost = False  # with the log that knew it
         self._leaving = False  # the client asked for the session's end
@@ -208,12 +209,16 @@ class Dialogue:
             self._outbox.put(notice_event("waiting", "no worker has room: the session waits for one", {}))
         self._outbox.put({"type": "session.health", **health_body(self._record)})
 
-    def _acknowledge(self) -> None:
+    def _acknowledge(self, *, pause_s: float = 0.0) -> None:
+        """Tell of the tracks that have got on, but for those that were told of within the last ``pause_s``."""
         if self._ingest is None:
             return
+        now = time.monotonic()
         for track, settled, received in self._ingest.acknowledgements():
-            if self._acknowledged.get(track) != (settled, received):
+            rested = now - self._acknowledged_at.get(track, 0.0) >= pause_s
+            if rested and self._acknowledged.get(track) != (settled, received):
                 self._acknowledged[track] = (settled, received)
+                self._acknowledged_at[track] = now
                 self._outbox.put(
                     {
                         "type": "media.ack",
@@ -311,6 +316,10 @@ class Dialogue:
 
     def tell(self, event: Mapping[str, Any]) -> None:
         self._outbox.put(event)
+
+    def settled(self) -> None:
+        """Whoever has waited longer than a beat hears at once."""
+        self._acknowledge(pause_s=BEAT_S)
 
     def replaced(self) -> None:
         self._outbox.put(notice_event("replaced_publisher", "another connection feeds this session now", {}))

@@ -58,6 +58,9 @@ class Stage:
     def went(self, media: PictureOut | SoundOut) -> None:
         assert media.t_ms in self.published
 
+    def settled(self, track: int) -> None:
+        pass
+
     def replaced(self) -> None:
         raise AssertionError
 

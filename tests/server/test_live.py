@@ -53,6 +53,8 @@ async def test_a_picture_goes_in_and_its_colour_comes_out(gateway: Served, worke
         assert ready["capabilities"] == {"vision": True, "audio": False}
         assert ready["resumed"] is False
         await socket.send(chunk(JPEG, 0, 5.0, picture("red")))
+        ack = await hear(socket, "media.ack")
+        assert (ack["track"], ack["sequence"], ack["received"]) == (0, 0, 1)
         await say(socket, type="question.create", id="q1", question="what colour?")
         await hear(socket, "question.accepted")
         started = await hear(socket, "answer.started")
@@ -60,8 +62,6 @@ async def test_a_picture_goes_in_and_its_colour_comes_out(gateway: Served, worke
         done = await hear(socket, "answer.done")
         assert done["text"] == "red"
         assert done["event_id"].startswith("1-")
-        ack = await hear(socket, "media.ack")
-        assert (ack["track"], ack["sequence"], ack["received"]) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(("codec", "form"), [(JPEG, "JPEG"), (PNG, "PNG"), (WEBP, "WEBP")])

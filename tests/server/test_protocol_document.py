@@ -64,7 +64,12 @@ def test_limits_and_their_defaults() -> None:
         "64 MiB": 64 << 20,
         "512 MiB": 512 << 20,
     }
-    written |= {"25 megapixels": 25_000_000, "4096 x 2176 pixels": 4096 * 2176, "256 KiB": 256 << 10}
+    written |= {
+        "25 megapixels": 25_000_000,
+        "12.5 megapixels": 12_500_000,
+        "4096 x 2176 pixels": 4096 * 2176,
+        "256 KiB": 256 << 10,
+    }
     written |= {"16": 16, "60 s": 60.0, "10 s": 10.0}
     for _, value, names in rows("## Limits"):
         for name in re.findall(r"`(\w+)`", names):

@@ -191,9 +191,13 @@ class Ears:
     def __init__(self) -> None:
         self.events: list[Mapping[str, Any]] = []
         self.was_replaced = False
+        self.settlements = 0
 
     def tell(self, event: Mapping[str, Any]) -> None:
         self.events.append(event)
+
+    def settled(self) -> None:
+        self.settlements += 1
 
     def replaced(self) -> None:
         self.was_replaced = True
@@ -241,6 +245,18 @@ class Bench:
     async def flushed(self) -> list[int]:
         await asyncio.wait_for(self.ingest.flush(), 5)
         return self.times()
+
+
+async def test_a_feeder_hears_of_each_chunk_that_is_settled_and_not_of_a_sources() -> None:
+    async with Bench(lossless=True) as bench:
+        await bench.send(0, 0)
+        await bench.send(1, 1)
+        await bench.flushed()
+        assert bench.ears.settlements == 2
+        camera = Ears()
+        await bench.ingest.pull(camera, Chunk(Codec.JPEG, 7, 0, 0, picture("red", size=(8, 8))), 2000)
+        await bench.flushed()
+        assert (bench.ears.settlements, camera.settlements) == (2, 0)
 
 
 async def test_the_latest_picture_wins_in_a_live_session() -> None:
