@@ -1,6 +1,7 @@
 """Imports run one way: what each room may know of the others, held against every import in the tree."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +93,13 @@ def test_the_engine_knows_nothing_of_the_bus() -> None:
 
 def test_the_rules_are_met_by_rooms_that_exist() -> None:
     assert all(any(within(module, room) for module in MODULES) for room in ALLOWED)
+
+
+def test_the_page_names_rooms_tests_and_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = {path.relative_to(ROOT).as_posix(): path for path in ROOT.glob("*/**/*.py") if ".venv" not in path.parts}
+    tests = "".join(path.read_text(encoding="utf-8") for name, path in files.items() if name.startswith("tests/"))
+    named = re.findall(r"`([\w/]+\.py)`", page)
+    assert [name for name in named if not any(file.endswith(f"/{name}") or file == name for file in files)] == []
+    assert [name for name in re.findall(r"`(test_\w+)`", page) if f"def {name}(" not in tests] == []
+    assert [room for room in re.findall(r"^(\w+)/ ", page, re.MULTILINE) if not (ROOT / room).is_dir()] == []

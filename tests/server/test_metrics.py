@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from protocol.messages import ModelCard, WorkerCard
@@ -42,3 +45,10 @@ def test_workers_that_are_gone_are_reported_no_more() -> None:
     metrics.report_workers([worker("a", reserved=1000)])
     metrics.report_workers([])
     assert metrics.registry.get_sample_value("longlook_workers", {"model": "mini"}) is None
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    counted = {"counter": "_total"}
+    known = {family.name + counted.get(family.type, "") for family in Metrics().registry.collect()}
+    assert set(re.findall(r"`(longlook_\w+)(?:\{[\w,]+\})?`", table)) == known
