@@ -19,11 +19,14 @@ ANSWER_S = 10.0
 EARLY_PACKETS = 512  # that may come before the answer to PLAY says what their time stamps mean
 TIMEOUT_S = 60  # of a session whose server names none
 KEEP_ALIVE_S = (5, 30)
+TCP_ALONE = (
+    "the camera sends by UDP alone, and cameras are pulled over TCP: set it to RTSP over TCP, or put a relay before it"
+)
 REASONS = {
     403: ("the camera forbids it", False),
     404: ("the camera has nothing at this path", False),
     453: ("the camera has no bandwidth left", False),
-    461: ("the camera does not send over TCP", True),
+    461: (TCP_ALONE, True),
 }
 
 
@@ -100,7 +103,10 @@ class Camera:
     def _set_up(self, number: int, format: Format, uri: str) -> None:
         wanted = f"RTP/AVP/TCP;unicast;interleaved={2 * number}-{2 * number + 1}"
         reply = self._ask("SETUP", uri, {"Transport": wanted})
-        told = parameters(reply.get("transport")).get("interleaved", "").partition("-")[0]
+        transport = parameters(reply.get("transport"))
+        if transport and "interleaved" not in transport and "rtp/avp/tcp" not in transport:
+            raise Interrupted(TCP_ALONE, lasting=True)
+        told = transport.get("interleaved", "").partition("-")[0]
         channel = int(told) if told.isascii() and told.isdigit() else 2 * number
         session = reply.get("session")
         self._session = session.partition(";")[0].strip() or self._session
