@@ -40,6 +40,8 @@ class Ask(Message, frozen=True, kw_only=True, tag="ask"):
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """Stop an answer; what it has said so far stands."""
+
     question_id: str
 
 
@@ -50,6 +52,8 @@ class MediaEnd(Message, frozen=True, kw_only=True, tag="media_end"):
 
 
 class Close(Message, frozen=True, kw_only=True, tag="close"):
+    """End the session; nothing is appended after this."""
+
     reason: str = "client"
 
 
@@ -95,6 +99,8 @@ class Owned(Message, frozen=True, kw_only=True, tag="owned"):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of the question, and of the answer."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -108,6 +114,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerStarted(Message, frozen=True, kw_only=True, tag="answer_started"):
+    """The branch has forked, from the trunk as it was at session time ``as_of_ms``."""
+
     question_id: str
     as_of_ms: int
     mode: Mode
@@ -123,6 +131,8 @@ class AnswerDelta(Message, frozen=True, kw_only=True, tag="answer_delta"):
 
 
 class AnswerDone(Message, frozen=True, kw_only=True, tag="answer_done"):
+    """The whole answer. ``as_of_ms``: session time of the newest frame that it could see."""
+
     question_id: str
     text: str
     finish_reason: FinishReason
@@ -132,18 +142,24 @@ class AnswerDone(Message, frozen=True, kw_only=True, tag="answer_done"):
 
 
 class AnswerFailed(Message, frozen=True, kw_only=True, tag="answer_failed"):
+    """The question ends without an answer; ``code`` is that of an error in ``protocol.errors``."""
+
     question_id: str
     code: str
     message: str
 
 
 class Notice(Message, frozen=True, kw_only=True, tag="notice"):
+    """Something that clients should know; those who do not know its ``code`` ignore it."""
+
     code: str
     message: str
     data: dict[str, int | float | str] = {}
 
 
 class Closed(Message, frozen=True, kw_only=True, tag="closed"):
+    """The last output of a session."""
+
     reason: str
 
 

@@ -20,6 +20,8 @@ REREAD_S = 1.0  # a key that was taken out of the file stops working within this
 
 @dataclass(frozen=True)
 class Key:
+    """A key as it is kept: the SHA-256 digest alone."""
+
     tenant: str
     digest: bytes
 

@@ -73,6 +73,7 @@ class Feeds:
             self._feeds[session_id].ingest.publisher.hold()
 
     def go_on(self, session_id: str) -> None:
+        """The lanes are there again."""
         if session_id in self._feeds:
             self._feeds[session_id].ingest.publisher.go_on()
 
@@ -82,6 +83,7 @@ class Feeds:
         return -1 if feed is None else feed.ingest.clock.newest_ms
 
     def drop(self, session_id: str) -> None:
+        """Feed the session no more; what waits for its lanes is lost."""
         feed = self._feeds.pop(session_id, None)
         if feed is not None:
             feed.task.cancel()

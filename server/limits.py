@@ -25,6 +25,7 @@ class Bucket:
 
     @classmethod
     def full(cls, rate: float, now: float) -> Bucket:
+        """A bucket from which nothing was taken yet."""
         return cls(rate, max(rate * BURST, 1.0), now)
 
     def take(self, now: float) -> float:

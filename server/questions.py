@@ -56,6 +56,7 @@ class Questions:
         return True
 
     def forget(self, session_id: str, question_id: str) -> None:
+        """The question is watched over no more, and its ``done`` is called."""
         pending = self._pending.pop((session_id, question_id), None)
         if pending is not None:
             pending.done()

@@ -154,6 +154,7 @@ class Relay:
         return position
 
     def release(self, session_id: str) -> None:
+        """Ends one ``hold``; a session that nobody holds is read no more."""
         followed = self._followed[session_id]
         followed.holds -= 1
         if not followed.holds:
@@ -170,6 +171,7 @@ class Relay:
                 subscription.finish()
 
     def sessions(self) -> list[str]:
+        """Ids of the sessions whose outputs are read here."""
         return list(self._followed)
 
     async def run(self, observe: Callable[[Relayed], None]) -> None:

@@ -43,6 +43,7 @@ class Revival:
         self._known[spec.session_id] = spec
 
     def reviving(self, session_id: str) -> bool:
+        """Whether the session is being opened again."""
         return session_id in self._reviving
 
     async def settled(self, session_id: str) -> None:

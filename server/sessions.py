@@ -58,6 +58,7 @@ class Sessions:
         return record
 
     async def of_tenant(self, tenant: str) -> list[SessionRecord]:
+        """All that still have a record, oldest first. Raises BusUnavailable."""
         return await self._bus.sessions.of_tenant(tenant)
 
     # --- open, close --------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ class Command(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 class TrackOpen(Command, frozen=True, tag="track.open"):
+    """The form of a track's sound, in samples a second; other codecs say themselves what they are."""
+
     track: int
     codec: Literal["jpeg", "png", "webp", "pcm16", "h264", "h265", "vp8", "vp9", "av1", "opus", "aac", "mp4", "webm"]
     rate: int = 16_000
@@ -28,6 +30,8 @@ class TrackOpen(Command, frozen=True, tag="track.open"):
 
 
 class QuestionCreate(Command, frozen=True, tag="question.create"):
+    """A question, with the fields of ``AskTerms``."""
+
     question: str
     id: str | None = None
     mode: Mode = "frozen"
@@ -43,19 +47,23 @@ class QuestionCreate(Command, frozen=True, tag="question.create"):
 
 
 class QuestionCancel(Command, frozen=True, tag="question.cancel"):
+    """Stop an answer."""
+
     id: str
 
 
 class MediaEnd(Command, frozen=True, tag="media.end"):
-    pass
+    """All media were sent."""
 
 
 class Ping(Command, frozen=True, tag="ping"):
+    """Answered by a ``pong`` with the same ``t``."""
+
     t: float | int | str | None = None
 
 
 class SessionClose(Command, frozen=True, tag="session.close"):
-    pass
+    """End the session, not only the socket."""
 
 
 AnyCommand = TrackOpen | QuestionCreate | QuestionCancel | MediaEnd | Ping | SessionClose

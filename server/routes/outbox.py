@@ -27,6 +27,8 @@ class CloseCode(IntEnum):
 
 @dataclass(frozen=True)
 class Farewell:
+    """How a socket is closed."""
+
     code: CloseCode
     reason: str
 
