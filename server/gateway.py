@@ -96,7 +96,7 @@ async def running_gateway(settings: Settings, bus: Bus, keyring: Keyring, metric
             nursery=nursery,
             relay=relay,
             questions=Questions(bus, metrics, settings.limits.unowned_s),
-            journal=make_journal(settings, metrics, relay),
+            journal=_journal(settings, metrics, relay),
         )
         gateway = Gateway.of(parts, keyring)
         _start(gateway)
@@ -122,7 +122,7 @@ def _start(gateway: Gateway) -> None:
         gateway.background.start(work)
 
 
-def make_journal(settings: Settings, metrics: Metrics, relay: Relay) -> Journal:
+def _journal(settings: Settings, metrics: Metrics, relay: Relay) -> Journal:
     """The journal that the settings ask for. Raises OSError, ValueError (the key)."""
     folder = settings.journal.dir
     return NoJournal() if folder is None else DiskJournal(settings.journal, folder, metrics, relay.say)

@@ -2,29 +2,17 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from protocol.messages import ModelCard, WorkerCard
 from protocol.placement import WorkerState
 from server.metrics import Metrics
+from tests.conformance.samples import make_card
 
 pytestmark = pytest.mark.unit
 
-MODEL = ModelCard(
-    name="mini",
-    frame_width=224,
-    frame_height=224,
-    tokens_per_frame=64,
-    pictures_per_grid=1,
-    max_fps=2.0,
-    default_budget_tokens=1024,
-    max_budget_tokens=4096,
-    bytes_per_token=1024,
-    policies=["window"],
-)
-
 
 def worker(name: str, *, reserved: int, draining: bool = False) -> WorkerState:
-    card = WorkerCard(worker_id=name, model=MODEL, capacity_tokens=4096, max_sessions=8, draining=draining)
+    card = replace(make_card(name), draining=draining)
     return WorkerState(card=card, reserved_tokens=reserved)
 
 
