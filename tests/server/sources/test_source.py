@@ -93,7 +93,7 @@ class Stage:
 
 async def test_a_source_that_stays_frozen_is_connected_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, [VIDEO, unit()], [VIDEO, unit()])
-    impatient = PATIENT.model_copy(update={"frozen_s": 0.05, "dead_s": 0.1})
+    impatient = PATIENT.model_copy(update={"frozen_s": 0.1, "dead_s": 1.5})
     assert (await stage.played(impatient))[:5] == ["live", "frozen", "waiting", "live"]
     assert len(stage.orders) == 2
 
@@ -101,6 +101,11 @@ async def test_a_source_that_stays_frozen_is_connected_to_again(monkeypatch: pyt
 async def test_a_source_that_never_brings_a_picture_is_connected_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, [VIDEO], [VIDEO, unit()])
     assert (await stage.played(PATIENT.model_copy(update={"dead_s": 0.1})))[:2] == ["waiting", "live"]
+
+
+async def test_a_source_whose_media_come_late_is_slow_until_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [VIDEO, unit(2.0), unit(0.5), unit(2.0)])
+    assert await stage.played(PATIENT.model_copy(update={"slow_s": 1.2})) == ["live", "slow", "live"]
 
 
 async def test_media_that_come_far_too_late_are_not_caught_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
