@@ -6,21 +6,24 @@ python -m bench.table
 from __future__ import annotations
 
 import json
+import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_KINDS = ("present", "backward", "absent")
 
 
 def table(results: Path = RESULTS) -> str:
     """Markdown: what was measured, the figure, and the command that measures it again."""
-    names = ("quality.json", "live-cpu.json", "engine-cpu.json", "engine-cuda.json")
-    quality, live, engine, card = (_read(results / name) for name in names)
+    quality = [_read(path) for path in sorted(results.glob("quality-*.json"))]
+    live, engine, card = (_read(results / name) for name in ("live-cpu.json", "engine-cpu.json", "engine-cuda.json"))
     rows = [*_quality(quality), *_live(live), *_engine(engine), *_card(card)]
     lines = ["| what | measured | again |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
-    machines = dict.fromkeys(f"{r['hardware']}, {r['date'][:10]}" for r in (quality, live, engine["machine"]))
+    machines = dict.fromkeys(f"{r['hardware']}, {r['date'][:10]}" for r in (*quality, live, engine["machine"]))
     gpu, date = card["machine"]["gpu"], card["machine"]["date"][:10]
     last = f"Without a GPU: the bundled model, float32, {'; '.join(machines)}. On the GPU: bfloat16, {gpu}, {date}."
     return "\n".join([*lines, "", last])
@@ -29,17 +32,24 @@ def table(results: Path = RESULTS) -> str:
 Row = tuple[str, str, str]
 
 
-def _quality(result: dict[str, Any]) -> Iterator[Row]:
-    command = f"{result['command'].split(' --json')[0]}"
+def _quality(results: list[dict[str, Any]]) -> Iterator[Row]:
+    """Means over seeds, and in brackets the lowest and the highest of a single seed."""
+    seeds = ", ".join(re.findall(r"--seed (\d+)", " ".join(result["command"] for result in results)))
+    command = "python -m bench.quality --suite first-light --seed N"
     parts = {
-        "unseen clips of 45 s": result["summary"],
-        "a session ten minutes old": result["summary"]["aged"],
-        "pictures replaced by grey (what can be guessed)": result["summary"]["blind"],
+        "unseen clips of 45 s": [result["summary"] for result in results],
+        "a session ten minutes old": [result["summary"]["aged"] for result in results],
+        "pictures replaced by grey (what can be guessed)": [result["summary"]["blind"] for result in results],
     }
-    for what, part in parts.items():
-        asked = sum(part["asked"].values())
-        figure = ", ".join(f"{name} {100 * part[name]:.1f} %" for name in ("present", "backward", "absent"))
-        yield f"{asked} questions on {what}, right answers", figure, command
+    for what, told in parts.items():
+        asked = sum(sum(part["asked"].values()) for part in told)
+        figure = ", ".join(f"{name} {_share([part[name] for part in told])}" for name in _KINDS)
+        yield f"{asked} questions on {what}, right answers, seeds {seeds}", figure, command
+
+
+def _share(shares: list[float]) -> str:
+    mean, lowest, highest = (100 * share for share in (statistics.mean(shares), min(shares), max(shares)))
+    return f"{mean:.1f} %" + (f" ({lowest:.1f} to {highest:.1f})" if lowest < highest else "")
 
 
 def _live(result: dict[str, Any]) -> Iterator[Row]:
