@@ -107,6 +107,6 @@ async def test_an_interrupt_closes_the_session(server: Serving) -> None:
     process = await start(server, str(clip), "-q", QUESTION)
     await eventually(running)
     process.send_signal(signal.SIGINT)
-    await process.communicate()
-    assert process.returncode == 130
+    said = await process.communicate()
+    assert process.returncode == 130, said
     await assert_all_closed(server)
