@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VALIDATORS := $(if $(shell command -v npm),tests/deploy/node_modules)
 
-.PHONY: setup demo test check format bench image-check clean
+.PHONY: setup demo test cases check format bench image-check clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,11 @@ format: setup
 
 test: setup $(VALIDATORS)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not long"
+
+# The tests that docs/reliability.md names beside each case of failure.
+cases: setup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not long" tests/conformance \
+	  $$(grep -oE '[a-z0-9_]+(/[a-z0-9_]+)*/test_[a-z0-9_]+\.py(::[A-Za-z0-9_]+)*' docs/reliability.md | sed -E 's|^(tests/)?|tests/|' | sort -u)
 
 # Validators of the Kubernetes resources that the chart renders; without Node.js their tests are skipped, and say so.
 tests/deploy/node_modules: tests/deploy/package-lock.json

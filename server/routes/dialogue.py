@@ -16,6 +16,7 @@ from protocol.errors import BadHeader, BusUnavailable, LogLost, LonglookError, N
 from protocol.ids import EntryId
 from protocol.messages import Closed, Notice
 from protocol.sessions import SessionRecord
+from server.acknowledgements import Acknowledgements
 from server.events import capabilities, health_body, output_event, settings_body, stored_kinds
 from server.faults import error_event, notice_event
 from server.gateway import Gateway
@@ -66,8 +67,7 @@ class Dialogue:
         self._client = Side.OPEN
         self._server = Side.OPEN
         self._ingest: Ingest | None = None
-        self._acknowledged: dict[int, tuple[int, int]] = {}
-        self._acknowledged_at: dict[int, float] = {}
+        self._acknowledgements = Acknowledgements()
         self._ending: asyncio.Task[None] | None = None
         self._token_lost = False  # with the log that knew it
         self._leaving = False  # the client asked for the session's end
@@ -210,24 +210,13 @@ class Dialogue:
         self._outbox.put({"type": "session.health", **health_body(self._record)})
 
     def _acknowledge(self, *, pause_s: float = 0.0) -> None:
-        """Tell of the tracks that have got on, but for those that were told of within the last ``pause_s``."""
+        """Tell of the tracks that have got on, but for those of whose settling was told within ``pause_s``."""
         if self._ingest is None:
             return
-        now = time.monotonic()
-        for track, settled, received in self._ingest.acknowledgements():
-            rested = now - self._acknowledged_at.get(track, 0.0) >= pause_s
-            if rested and self._acknowledged.get(track) != (settled, received):
-                self._acknowledged[track] = (settled, received)
-                self._acknowledged_at[track] = now
-                self._outbox.put(
-                    {
-                        "type": "media.ack",
-                        "track": track,
-                        "sequence": settled,
-                        "received": received,
-                        "session_time_ms": self._ingest.clock.newest_ms,
-                    }
-                )
+        tracks, newest_ms = self._ingest.acknowledgements(), self._ingest.clock.newest_ms
+        for track, settled, received in self._acknowledgements.due(tracks, time.monotonic(), pause_s=pause_s):
+            told = {"track": track, "sequence": settled, "received": received, "session_time_ms": newest_ms}
+            self._outbox.put({"type": "media.ack", **told})
 
     async def _resume_token(self) -> str:
         life_ms = self._limits.resume_token_s * 1000
