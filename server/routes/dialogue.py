@@ -16,7 +16,6 @@ from protocol.errors import BadHeader, BusUnavailable, LogLost, LonglookError, N
 from protocol.ids import EntryId
 from protocol.messages import Closed, Notice
 from protocol.sessions import SessionRecord
-from server.acknowledgements import Acknowledgements
 from server.events import capabilities, health_body, output_event, settings_body, stored_kinds
 from server.faults import error_event, notice_event
 from server.gateway import Gateway
@@ -39,6 +38,7 @@ from server.routes.outbox import CloseCode, Farewell, Outbox
 
 logger = logging.getLogger(__name__)
 
+ACKNOWLEDGED_EVERY_S = 0.1
 BEAT_S = 0.25
 BEATS_PER_HEALTH = 4
 MISSES = 3
@@ -54,7 +54,7 @@ class Side(Enum):
 
 
 class Dialogue:
-    """One reader, one writer with a bounded outbox, one task that relays outputs, one that tells how it goes."""
+    """One reader, one writer with a bounded outbox, a task that relays outputs, and two that tell how it goes."""
 
     def __init__(self, websocket: WebSocket, gateway: Gateway, record: SessionRecord, *, resumed: bool) -> None:
         self._websocket = websocket
@@ -67,7 +67,8 @@ class Dialogue:
         self._client = Side.OPEN
         self._server = Side.OPEN
         self._ingest: Ingest | None = None
-        self._acknowledgements = Acknowledgements()
+        self._acknowledged: dict[int, tuple[int, int]] = {}
+        self._progress = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._token_lost = False  # with the log that knew it
         self._leaving = False  # the client asked for the session's end
@@ -99,6 +100,7 @@ class Dialogue:
                 others = [
                     tasks.create_task(self._read()),
                     tasks.create_task(self._relay(outputs)),
+                    tasks.create_task(self._acknowledge_progress()),
                     tasks.create_task(self._inform()),
                 ]
                 await self._write()
@@ -176,13 +178,12 @@ class Dialogue:
         self._outbox.close(code, reason[:100])
 
     async def _inform(self) -> None:
-        """Acknowledgements four times a second, health every second, a new resume token now and then."""
+        """Health every second, a new resume token now and then, and that the gateway drains."""
         token_beats = max(round(self._limits.resume_token_s / 3 / BEAT_S), 1)
         beat, missed, draining = 0, 0, False
         while not self._outbox.ending:
             await asyncio.sleep(BEAT_S)
             beat += 1
-            self._acknowledge()
             if self._gateway.condition.draining.is_set() and not draining:
                 draining = True
                 self._outbox.put(notice_event("draining", "this gateway is going down: connect again", {}))
@@ -209,14 +210,23 @@ class Dialogue:
             self._outbox.put(notice_event("waiting", "no worker has room: the session waits for one", {}))
         self._outbox.put({"type": "session.health", **health_body(self._record)})
 
-    def _acknowledge(self, *, pause_s: float = 0.0) -> None:
-        """Tell of the tracks that have got on, but for those of whose settling was told within ``pause_s``."""
+    async def _acknowledge_progress(self) -> None:
+        """Soon after a chunk was received or settled, but not for each of many."""
+        while True:
+            await self._progress.wait()
+            self._progress.clear()
+            self._acknowledge()
+            await asyncio.sleep(ACKNOWLEDGED_EVERY_S)
+
+    def _acknowledge(self) -> None:
+        """Tell of the tracks that have got on."""
         if self._ingest is None:
             return
-        tracks, newest_ms = self._ingest.acknowledgements(), self._ingest.clock.newest_ms
-        for track, settled, received in self._acknowledgements.due(tracks, time.monotonic(), pause_s=pause_s):
-            told = {"track": track, "sequence": settled, "received": received, "session_time_ms": newest_ms}
-            self._outbox.put({"type": "media.ack", **told})
+        for track, settled, received in self._ingest.acknowledgements():
+            if self._acknowledged.get(track) != (settled, received):
+                self._acknowledged[track] = (settled, received)
+                told = {"track": track, "sequence": settled, "received": received}
+                self._outbox.put({"type": "media.ack", **told, "session_time_ms": self._ingest.clock.newest_ms})
 
     async def _resume_token(self) -> str:
         life_ms = self._limits.resume_token_s * 1000
@@ -246,6 +256,7 @@ class Dialogue:
         await self._gateway.media.pace(self._record.spec.tenant, self._limits.bytes_per_s, len(data))
         try:
             await (await self._feed()).offer(self, chunk)
+            self._progress.set()
         except Replaced:
             self.replaced()
         except LonglookError as error:
@@ -307,8 +318,7 @@ class Dialogue:
         self._outbox.put(event)
 
     def settled(self) -> None:
-        """Whoever has waited longer than a beat hears at once."""
-        self._acknowledge(pause_s=BEAT_S)
+        self._progress.set()
 
     def replaced(self) -> None:
         self._outbox.put(notice_event("replaced_publisher", "another connection feeds this session now", {}))

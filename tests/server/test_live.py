@@ -17,6 +17,7 @@ from protocol import keys
 from protocol.bus import Bus
 from protocol.codec import decode_lane
 from protocol.messages import Sound
+from server.routes import dialogue
 from server.settings import Limits
 from tests.server.conftest import KEY, OTHER_KEY, Served
 from tests.server.fake_worker import FakeWorker
@@ -62,6 +63,17 @@ async def test_a_picture_goes_in_and_its_colour_comes_out(gateway: Served, worke
         done = await hear(socket, "answer.done")
         assert done["text"] == "red"
         assert done["event_id"].startswith("1-")
+
+
+async def test_an_acknowledgement_waits_for_no_beat(
+    gateway: Served, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialogue, "BEAT_S", 3600.0)
+    async with live(gateway, await gateway.open()) as socket:
+        for number in range(3):
+            await socket.send(chunk(JPEG, number, 5.0 + number, picture("red")))
+            while (await hear(socket, "media.ack"))["sequence"] < number:
+                pass
 
 
 @pytest.mark.parametrize(("codec", "form"), [(JPEG, "JPEG"), (PNG, "PNG"), (WEBP, "WEBP")])
@@ -150,7 +162,7 @@ async def test_a_dropped_socket_is_taken_up_again_without_loss(gateway: Served, 
 
 async def test_a_chunk_or_question_sent_again_counts_once(gateway: Served, worker: FakeWorker) -> None:
     session = await gateway.open(ingest="complete")
-    for _ in range(2):
+    for ends in (1, 2):
         async with live(gateway, session) as socket:
             for second, colour in enumerate(["red", "green"]):
                 await socket.send(chunk(JPEG, second, second, picture(colour)))
@@ -158,13 +170,12 @@ async def test_a_chunk_or_question_sent_again_counts_once(gateway: Served, worke
             reply = await hear(socket, lambda e: e["type"] in ("question.accepted", "error"))
             assert reply["type"] == "question.accepted"
             await say(socket, type="media.end")
-            await hear(socket, "media.ack")
+            owned = await worker.saw(session["id"], lambda owned, ends=ends: len(owned.ends) == ends)  # type: ignore[misc]
     async with live(gateway, session) as socket:
         await say(socket, type="question.create", id="q1", question="another one?")
         error = await hear(socket, "error")
         assert (error["error"]["code"], error["id"]) == ("conflict", "q1")
         assert (await answer(socket))["text"] == "green"
-    owned = await worker.saw(session["id"], lambda owned: len(owned.ends) == 2)
     assert [t for t, _ in owned.seen] == [0, 1000]
 
 
