@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,6 +98,15 @@ async def test_a_file_without_video_ends_with_its_reason(server: Serving, tmp_pa
     await assert_all_closed(server)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores interrupts, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 async def test_an_interrupt_closes_the_session(server: Serving) -> None:
     clip = next(clip for clip in CLIPS if clip.stem == "bikes")
 
