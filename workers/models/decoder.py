@@ -4,7 +4,8 @@ It knows nothing of sequences, caches or masks: whoever runs it supplies `attend
 is given and returns what the queries see.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from workers.models.config import TextConfig
 from workers.models.experts import MixtureOfExperts
-from workers.models.layers import RMSNorm, SwiGLU, rotated
+from workers.models.fusion import Rows, rotated
+from workers.models.layers import RMSNorm, SwiGLU
 from workers.models.rope import Rope, Rotation
 
 
@@ -47,7 +49,7 @@ class SelfAttention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, layer: int, rotation: Rotation, attend: Attend) -> Tensor:
+    def forward(self, x: Rows, layer: int, rotation: Rotation, attend: Attend) -> Tensor:
         """Mixed values [tokens, heads * head_dim], before `o_proj`."""
         qkv = self.qkv_proj(x).view(-1, self._heads + 2 * self._kv_heads, self._head_dim)
         qk, v = qkv.tensor_split((self._heads + self._kv_heads,), dim=1)
@@ -55,7 +57,7 @@ class SelfAttention(nn.Module):
             q, k = qk.tensor_split((self._heads,), dim=1)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
         q, k = rotated(qk, rotation).tensor_split((self._heads,), dim=1)
-        return attend(layer, q, k, v).reshape(len(x), -1)
+        return attend(layer, q, k, v).reshape(len(q), -1)
 
 
 class DecoderLayer(nn.Module):
@@ -71,12 +73,25 @@ class DecoderLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, layer: int, rotation: Rotation, attend: Attend, rows: Tensor | slice | None) -> Tensor:
-        mixed = self.self_attn(self.input_layernorm(x), layer, rotation, attend)
+        x, more = self.advance(x, None, layer, rotation, attend, rows)
+        return x + more
+
+    def advance(
+        self,
+        x: Tensor,
+        more: Tensor | None,
+        layer: int,
+        rotation: Rotation,
+        attend: Attend,
+        rows: Tensor | slice | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states and what is still to be added to them, which the next norm does, from the same of before."""
+        x, normed = self.input_layernorm.sum(x, more, self.self_attn.qkv_proj)
+        mixed = self.self_attn(normed, layer, rotation, attend)
         if rows is not None:
             x, mixed = x[rows], mixed[rows]
-        x = x + self.self_attn.o_proj(mixed)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+        x, normed = self.post_attention_layernorm.sum(x, self.self_attn.o_proj(mixed), self.mlp.reader)
+        return x, self.mlp(normed)
 
 
 class Decoder(nn.Module):
@@ -111,13 +126,13 @@ class Decoder(nn.Module):
         only written through `attend`, which may leave their outputs in the last layer undefined, and the rest of that
         layer skips them. `deepstack` has fewer levels than there are layers.
         """
-        x, last = embeds, len(self.layers) - 1
+        x, more, last = embeds, None, len(self.layers) - 1
         levels = () if deepstack is None else torch.split(deepstack.features, embeds.shape[-1], dim=-1)
-        for layer, block in enumerate(self.layers):
-            x = block(x, layer, rotation, attend, rows if layer == last else None)
+        for layer, block in enumerate(cast("Sequence[DecoderLayer]", self.layers)):
+            x, more = block.advance(x, more, layer, rotation, attend, rows if layer == last else None)
             if deepstack is not None and layer < len(levels):
-                x = x.index_add(0, deepstack.rows, levels[layer])
-        hidden: Tensor = self.norm(x)
+                more = more.index_add(0, deepstack.rows, levels[layer])
+        hidden: Tensor = self.norm(x if more is None else x + more)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

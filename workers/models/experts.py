@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.models.config import ExpertsConfig
-from workers.models.layers import gated
+from workers.models.fusion import gated
 
 
 class Experts(nn.Module):
@@ -31,6 +31,11 @@ class MixtureOfExperts(nn.Module):
         self._chosen = config.chosen
         self.gate = nn.Linear(size, config.count, bias=False)
         self.experts = Experts(size, config)
+
+    @property
+    def reader(self) -> nn.Module:
+        """The layer that reads what this one is given."""
+        return self.gate
 
     def forward(self, x: Tensor) -> Tensor:
         scores, experts = self.gate(x).float().softmax(dim=-1).topk(self._chosen, dim=-1)

@@ -1,12 +1,19 @@
-"""Element-wise work between matrix products as one kernel each, in Triton, for inference on CUDA."""
+"""Element-wise work between matrix products as one kernel each, in Triton, for inference on CUDA.
+
+What each must give is what `fusion` computes in plain torch: rows are rounded to their own precision before they are
+scaled to eight bits, so that fusing changes nothing but the order of sums.
+"""
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 _BLOCK = 1024
+_SMALLEST: tl.constexpr = tl.constexpr(1e-12)
+_LARGEST: tl.constexpr = tl.constexpr(448.0)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -19,6 +26,43 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return out
 
 
+def swiglu_scaled(gate_up: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The same in eight bits: values [..., size] and float32 scales [..., 1]."""
+    size = gate_up.shape[-1] // 2
+    values, scale = _scaled_like(gate_up, size, kind)
+    if scale.numel():
+        block = triton.next_power_of_2(size)
+        _swiglu_scaled[(scale.numel(),)](gate_up, values, scale, size, BLOCK=block, num_warps=_warps(block))
+    return values, scale
+
+
+def scaled(rows: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows [..., size] in eight bits: values and float32 scales [..., 1]."""
+    rows = rows.contiguous()
+    size = rows.shape[-1]
+    values, scale = _scaled_like(rows, size, kind)
+    if scale.numel():
+        block = triton.next_power_of_2(size)
+        _scaled[(scale.numel(),)](rows, values, scale, size, BLOCK=block, num_warps=_warps(block))
+    return values, scale
+
+
+def norm(x: Tensor, more: Tensor | None, weight: Tensor, eps: float, kind: torch.dtype) -> tuple[Tensor, ...]:
+    """x + more (or x) [..., size], that normalised in `kind`, and if that is not x's own, float32 scales [..., 1]."""
+    x = x.contiguous()
+    size, eight = x.shape[-1], kind != x.dtype
+    total = x if more is None else torch.empty_like(x)
+    values, scale = _scaled_like(x, size, kind) if eight else (torch.empty_like(x), x)
+    rows = x.numel() // size
+    if rows:
+        block = triton.next_power_of_2(size)
+        _norm[(rows,)](
+            x, x if more is None else more.contiguous(), weight, total, values, scale, size, eps,
+            ADDS=more is not None, EIGHT=eight, BLOCK=block, num_warps=_warps(block),
+        )  # fmt: skip
+    return (total, values, scale) if eight else (total, values)
+
+
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Turns vectors [rows, heads, dim] in place, dim being dense, row r by row r % len(cos) of tables [n, dim]."""
     rows, heads, dim = vectors.shape
@@ -29,6 +73,16 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> None:
         )  # fmt: skip
 
 
+def _scaled_like(rows: Tensor, size: int, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    shape = rows.shape[:-1]
+    return rows.new_empty(*shape, size, dtype=kind), rows.new_empty(*shape, 1, dtype=torch.float32)
+
+
+def _warps(block: int) -> int:
+    """Warps for a row that is held in registers: 16 values a thread, up to 64 in the longest."""
+    return min(max(block // 512, 1), 16)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _swiglu(gate_up, out, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
@@ -37,6 +91,55 @@ def _swiglu(gate_up, out, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped
     gate = tl.load(gate_up + row * 2 * size + place, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * size + size + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * size + place, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _swiglu_scaled(gate_up, values, scales, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK)
+    inside = place < size
+    gate = tl.load(gate_up + row * 2 * size + place, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * size + size + place, mask=inside, other=0.0).to(tl.float32)
+    out = (gate * tl.sigmoid(gate) * up).to(gate_up.dtype.element_ty)
+    _put_scaled(values, scales, out, row, size, place, inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _scaled(rows, values, scales, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK)
+    inside = place < size
+    _put_scaled(values, scales, tl.load(rows + row * size + place, mask=inside, other=0.0), row, size, place, inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _norm(  # type: ignore[no-untyped-def]
+    x, more, weight, total, values, scales, size, eps, ADDS: tl.constexpr, EIGHT: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK)
+    inside = place < size
+    here = tl.load(x + row * size + place, mask=inside, other=0.0)
+    if ADDS:
+        added = tl.load(more + row * size + place, mask=inside, other=0.0)
+        here = (here.to(tl.float32) + added.to(tl.float32)).to(total.dtype.element_ty)
+        tl.store(total + row * size + place, here, mask=inside)
+    exact = here.to(tl.float32)
+    root = tl.rsqrt(tl.sum(exact * exact, axis=0) / size + eps)
+    out = exact * root * tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
+    out = out.to(total.dtype.element_ty)
+    if EIGHT:
+        _put_scaled(values, scales, out, row, size, place, inside)
+    else:
+        tl.store(values + row * size + place, out, mask=inside)
+
+
+@triton.jit
+def _put_scaled(values, scales, out, row, size, place, inside):  # type: ignore[no-untyped-def]
+    exact = out.to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(exact), axis=0), _SMALLEST) * (1 / _LARGEST)
+    tl.store(scales + row, scale)
+    tl.store(values + row * size + place, (exact * tl.div_rn(1.0, scale)).to(values.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.models.rope import Rotation, rotate
+from workers.models.eightbit import ScaledLinear, in_eight_bits
+from workers.models.fusion import EIGHT_BITS, Rows, gated, gated_scaled, normed
 
 
 class RMSNorm(nn.Module):
@@ -18,17 +19,27 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
+    def sum(self, x: Tensor, more: Tensor | None, reader: nn.Module) -> tuple[Tensor, Rows]:
+        """x, with `more` added if there is any; and that normalised, as the layer takes it that reads it."""
+        return normed(x, more, self.weight, self.eps, eight=in_eight_bits(reader))
+
 
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (arXiv:2002.05202), gate and up projection as one matrix product."""
 
     def __init__(self, size: int, intermediate_size: int, *, bias: bool) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(size, 2 * intermediate_size, bias=bias)
-        self.down_proj = nn.Linear(intermediate_size, size, bias=bias)
+        self.gate_up_proj: nn.Linear | ScaledLinear = nn.Linear(size, 2 * intermediate_size, bias=bias)
+        self.down_proj: nn.Linear | ScaledLinear = nn.Linear(intermediate_size, size, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(gated(self.gate_up_proj(x)))
+    @property
+    def reader(self) -> nn.Module:
+        """The layer that reads what this one is given."""
+        return self.gate_up_proj
+
+    def forward(self, x: Rows) -> Tensor:
+        gate_up = self.gate_up_proj(x)
+        out: Tensor = self.down_proj(gated_scaled(gate_up) if in_eight_bits(self.down_proj) else gated(gate_up))
         return out
 
     def pad(self, multiple: int) -> None:
@@ -36,40 +47,24 @@ class SwiGLU(nn.Module):
 
         What comes out stays the same; a checkpoint fits no longer.
         """
-        inner = self.down_proj.in_features
+        gates, down = self.gate_up_proj, self.down_proj
+        inner = down.in_features
         more = -inner % multiple
-        gates = self.gate_up_proj
-        gates.weight = _widened(gates.weight.view(2, inner, -1), (0, 0, 0, more))
+        gates.weight = _frozen(_padded(gates.weight.view(2, inner, -1), 0, 0, 0, more).flatten(0, 1))
         if gates.bias is not None:
-            gates.bias = _widened(gates.bias.view(2, inner), (0, more))
-        self.down_proj.weight = nn.Parameter(F.pad(self.down_proj.weight.detach(), (0, more)), requires_grad=False)
-        gates.out_features, self.down_proj.in_features = 2 * (inner + more), inner + more
+            gates.bias = _frozen(_padded(gates.bias.view(2, inner), 0, more).flatten())
+        if isinstance(gates, ScaledLinear):
+            gates.scale = _padded(gates.scale.view(2, inner), 0, more).view(1, -1)
+        down.weight = _frozen(_padded(down.weight, 0, more))
+        gates.out_features, down.in_features = 2 * (inner + more), inner + more
 
 
-def gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up of gates and ups side by side, [..., 2 * size] to [..., size]."""
-    if _fused(gate_up):
-        from workers.models import kernels
-
-        return kernels.swiglu(gate_up)
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+def _padded(values: Tensor, *padding: int) -> Tensor:
+    """With zeros, which eight-bit floats have no operation for; theirs is the byte 0."""
+    if values.dtype == EIGHT_BITS:
+        return F.pad(values.detach().view(torch.uint8), padding).view(EIGHT_BITS)
+    return F.pad(values.detach(), padding)
 
 
-def rotated(vectors: Tensor, rotation: Rotation) -> Tensor:
-    """Vectors [..., n, heads, head_dim] turned by the rows of tables [n, head_dim]; those given may be overwritten."""
-    if _fused(vectors):
-        from workers.models import kernels
-
-        kernels.rotate(vectors.view(-1, *vectors.shape[-2:]), rotation.cos, rotation.sin)
-        return vectors
-    return rotate(vectors, rotation)
-
-
-def _fused(x: Tensor) -> bool:
-    """Whether one kernel does the work of several: where nothing is differentiated. The kernels need Triton."""
-    return x.is_cuda and torch.is_inference_mode_enabled()
-
-
-def _widened(halves: Tensor, padding: tuple[int, ...]) -> nn.Parameter:
-    return nn.Parameter(F.pad(halves.detach(), padding).flatten(0, 1), requires_grad=False)
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)

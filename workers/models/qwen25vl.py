@@ -21,8 +21,9 @@ class VisionBlock(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=True)
 
     def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
-        x = x + self.attn(self.norm1(x), rotation, runs)
-        out: Tensor = x + self.mlp(self.norm2(x))
+        x, normed = self.norm1.sum(x, None, self.attn.qkv)
+        x, normed = self.norm2.sum(x, self.attn(normed, rotation, runs), self.mlp.reader)
+        out: Tensor = x + self.mlp(normed)
         return out
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.models.config import VisionConfig
-from workers.models.layers import rotated
+from workers.models.fusion import Rows, rotated
 from workers.models.rope import Rotation
 from workers.models.windows import Run, WindowLayout, window_layout
 
@@ -44,9 +44,8 @@ class VisionAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
-        pictures, patches, _ = x.shape
-        qkv = self.qkv(x).view(pictures, patches, 3, self._heads, self._head_dim)
+    def forward(self, x: Rows, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self._heads, self._head_dim))
         q, k = rotated(qkv[:, :, :2].flatten(2, 3), rotation).chunk(2, dim=2)
         v = qkv[:, :, 2]
         mixed = [self._attend(q, k, v, run) for run in runs]

@@ -1,0 +1,83 @@
+"""Weights in eight bits: products of rows and matrices that are both scaled row by row (W8A8, FP8).
+
+Kept in full are the embeddings, the head, the router of experts and the experts themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from workers.models.errors import UnsupportedModel
+from workers.models.fusion import EIGHT_BITS, Rows, Scaled, scaled
+
+Weights = Literal["fp8"]
+
+_ALIGNED = 16  # sizes that the matrix units take
+_CAPABILITY = (8, 9)  # GPUs that have them: Ada, Hopper and later
+_KEPT = ("lm_head", "gate")
+
+
+class ScaledLinear(nn.Module):
+    """In place of nn.Linear. Its output is in the precision of the layer that it replaced."""
+
+    scale: Tensor  # float32 [1, outputs]
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        """With that layer's weights."""
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._kind = layer.weight.dtype
+        self.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=EIGHT_BITS), requires_grad=False)
+        self.register_buffer("scale", torch.empty(1, len(layer.weight), device=layer.weight.device))
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+        self.fill(0, layer.weight.detach())
+
+    @torch.no_grad()
+    def fill(self, start: int, rows: Tensor) -> None:
+        """Replaces the weight's rows from `start` on by others [n, inputs]."""
+        values, scale = scaled(rows.to(self.scale.device))
+        self.weight[start : start + len(rows)] = values
+        self.scale[0, start : start + len(rows)] = scale[:, 0]
+
+    def forward(self, x: Rows) -> Tensor:
+        """Rows [..., inputs] to [..., outputs]."""
+        x = x if isinstance(x, Scaled) else scaled(x)
+        rows = Scaled(x.values.reshape(-1, self.in_features), x.scale.reshape(-1, 1))
+        return self._product(rows).view(*x.values.shape[:-1], self.out_features)
+
+    def _product(self, rows: Scaled) -> Tensor:
+        """Sums are kept in float32, or in the about as many bits that the matrix units have for it."""
+        values, scale = rows
+        if not len(values):
+            return self.scale.new_empty(0, self.out_features, dtype=self._kind)
+        aligned = self.in_features % _ALIGNED == self.out_features % _ALIGNED == 0
+        if values.is_cuda and aligned and self._kind == torch.bfloat16:
+            return torch._scaled_mm(
+                values, self.weight.T, scale, self.scale, self.bias, out_dtype=self._kind, use_fast_accum=True
+            )
+        out = values.float() @ self.weight.float().T * scale * self.scale
+        return (out if self.bias is None else out + self.bias.float()).to(self._kind)
+
+
+def in_eight_bits(layer: nn.Module) -> bool:
+    """Whether a layer takes rows that are scaled already."""
+    return isinstance(layer, ScaledLinear)
+
+
+def convert(model: nn.Module) -> None:
+    """Replaces a model's matrices, one after the other. UnsupportedModel if its device cannot multiply them."""
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, nn.Linear) and name not in _KEPT:
+                check(layer.weight.device)
+                setattr(parent, name, ScaledLinear(layer))
+
+
+def check(device: torch.device) -> None:
+    """UnsupportedModel if a device has no matrix units for eight bits; the CPU computes what they would."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABILITY:
+        raise UnsupportedModel("fp8 weights need a GPU of compute capability 8.9 or more (Ada, Hopper)")
