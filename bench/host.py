@@ -53,26 +53,24 @@ def cpu_seconds(process: psutil.Process) -> float:
 class CpuByProgram:
     """Processor seconds since it was made of this process (``sender``) and of all that it started, by program.
 
-    Sampled: a process that ends counts with what it had spent when it was last looked at.
+    A process that has ended counts with the one that waited for it: decoders with the one that forks them.
     """
 
     def __init__(self) -> None:
-        self._spent: dict[int, tuple[str, float]] = {}
         self._before: dict[str, float] = {}
         self._before = self.sample()
 
     def sample(self) -> dict[str, float]:
         """So far, by program."""
         ours = psutil.Process()
+        total: dict[str, float] = {}
         for member in (ours, *ours.children(recursive=True)):
             try:
                 times = member.cpu_times()
                 name = "sender" if member == ours else _program(member)
             except psutil.NoSuchProcess:
                 continue
-            self._spent[member.pid] = (name, times.user + times.system)
-        total: dict[str, float] = {}
-        for name, seconds in self._spent.values():
+            seconds = times.user + times.system + times.children_user + times.children_system
             total[name] = total.get(name, 0.0) + seconds
         return {name: seconds - self._before.get(name, 0.0) for name, seconds in total.items()}
 

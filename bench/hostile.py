@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench.attackers import Answers, Queue, RestAttacker, SocketAttacker
 from bench.bombs import SIDE, bombs
-from bench.host import hardware, percentile, today
+from bench.host import CpuByProgram, hardware, percentile, today
 from bench.inputs import CHUNK, Input, Inputs
 from bench.lanes import Onlooker, private_bus
 from bench.samples import samples
@@ -84,7 +84,7 @@ async def attack(
 async def _attack(plan: Plan, inputs: Inputs, server: Serving, url: str, meanwhile: Meanwhile | None) -> dict[str, Any]:
     answers, processes, bus = Answers(), Processes(server.pid), await Bus.connect(url)
     onlooker, bystander, over = Onlooker(bus), Bystander(samples()[0].pieces[0]), asyncio.Event()
-    began = time.monotonic()
+    began, spent = time.monotonic(), CpuByProgram()
     try:
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(onlooker.run()), tasks.create_task(processes.watch())]
@@ -92,7 +92,7 @@ async def _attack(plan: Plan, inputs: Inputs, server: Serving, url: str, meanwhi
                 beside.append(tasks.create_task(_run(meanwhile(server, processes))))
             steady = tasks.create_task(bystander.run(server, onlooker, over))
             await _send(plan, inputs, server, answers)
-            seconds = time.monotonic() - began
+            seconds, cores = time.monotonic() - began, spent.sample()
             over.set()
             await steady
             for task in beside:
@@ -101,7 +101,8 @@ async def _attack(plan: Plan, inputs: Inputs, server: Serving, url: str, meanwhi
         await bus.aclose()
     lost = await counter(server, "longlook_decoders_lost_total")
     result = _report(plan, answers, processes, bystander.figures(onlooker), seconds, int(lost))
-    return {**result, "others_dropped": dict(bystander.dropped)}
+    busy = {name: round(used / seconds, 2) for name, used in sorted(cores.items())}
+    return {**result, "cores_used": busy, "others_dropped": dict(bystander.dropped)}
 
 
 async def _run(work: Awaitable[None]) -> None:

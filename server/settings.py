@@ -30,6 +30,7 @@ class Limits(BaseModel):
     answer_tokens: int = Field(default=1_024, description="max_tokens of one answer")
     picture_pixels: int = Field(default=25_000_000, description="one picture, by its header, before it is decoded")
     webp_pixels: int = Field(default=12_500_000, description="one WebP picture, which costs more to decode than others")
+    sound_s: float = Field(default=60.0, description="one piece of PCM, by socket or by REST")
     video_pixels: int = Field(default=8_912_896, description="a picture of a video, of which a decoder holds several")
     preamble_bytes: int = Field(default=256 << 10, description="an init segment, or a stream's parameter sets")
     file_bytes: int = Field(default=512 * MIB, description="one video file")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from server.media.jobs import VideoCodec
 
-START_CODE = re.compile(rb"\x00\x00\x01")
+START_CODE = b"\x00\x00\x01"
 NAL_UNITS = 1024  # of one picture: a slice for each row of macroblocks, and some more, is much already
 KEY_SCAN_OBUS = KEY_SCAN_NALS = 64  # a temporal unit has a handful
 
@@ -32,17 +30,19 @@ def nal_units(data: bytes) -> Iterator[bytes]:
 
     What decoding begins with comes before most slices of its picture.
     """
-    ends = [match.end() for match in islice(START_CODE.finditer(data), KEY_SCAN_NALS + 1)]
-    following = [*ends[1:], len(data) + 3][:KEY_SCAN_NALS]
-    for begin, end in zip(ends, following, strict=False):
-        unit = data[begin : end - 3].rstrip(b"\x00")
+    at = data.find(START_CODE)
+    for _ in range(KEY_SCAN_NALS):
+        if at < 0:
+            return
+        begin, at = at + len(START_CODE), data.find(START_CODE, at + len(START_CODE))
+        unit = data[begin : at if at >= 0 else len(data)].rstrip(b"\x00")
         if unit:
             yield unit
 
 
 def crowded(data: bytes) -> bool:
     """Whether an Annex B access unit has so many NAL units that taking it apart costs more than decoding does."""
-    return data.count(b"\x00\x00\x01") > NAL_UNITS
+    return data.count(START_CODE) > NAL_UNITS
 
 
 def obu_types(data: bytes) -> Iterator[int]:

@@ -198,6 +198,8 @@ class Ingest:
             self._check_picture(STILLS[chunk.codec], chunk.data)
         now = time.time()
         track = self._track(chunk.track)
+        if chunk.codec is Codec.PCM16:
+            self._check_sound(chunk.data, track.rate, track.channels)
         stamp = self._stamp(track, chunk, now)
         if stamp is not None:
             self._take(track, chunk, stamp.t_ms, now, "socket")
@@ -251,8 +253,9 @@ class Ingest:
     async def post_sound(
         self, data: bytes, rate: int, channels: int, track: int, at_ms: int | None, *, wait: bool
     ) -> Posted:
-        """Take a piece of PCM. Raises BadMedia, BadRequest (``at_ms``)."""
+        """Take a piece of PCM. Raises BadMedia, TooLarge, BadRequest (``at_ms``)."""
         self.open_track(track, rate, channels)
+        self._check_sound(data, rate, channels)
         await self._delivery.room(len(data))
         now = time.time()
         t_ms = self.place(track, at_ms, now)
@@ -349,6 +352,11 @@ class Ingest:
         most = self._limits.webp_pixels if codec == "webp" else self._limits.picture_pixels
         if width * height > most:
             raise TooLarge(f"a picture of {width}x{height} has more pixels than are accepted")
+
+    def _check_sound(self, data: bytes, rate: int, channels: int) -> None:
+        """Each tenth of a second is an entry of the lane: minutes at once would hold up all that comes after them."""
+        if len(data) > 2 * channels * rate * self._limits.sound_s:
+            raise TooLarge(f"one piece of sound has at most {self._limits.sound_s:g} seconds")
 
     def _stamp(self, track: Track, chunk: Chunk, now: float) -> Stamp | None:
         """None for a chunk that is not to be taken: one that was before, or one more that is out of order."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import av
 
 from server.media.jobs import PCM_RATE, PIECE_SAMPLES, Pcm, Result, SoundCodec, SoundOut, SoundUnit
+from server.media.refusals import Refused
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 GAP_MS = 100  # a capture time further than this from the samples counted so far starts a new run of pieces
@@ -41,7 +42,13 @@ class SoundTrack:
         return self.feed(frame, job.t_ms)
 
     def unit(self, job: SoundUnit) -> list[Result]:
-        """Pieces that became whole with this packet. Raises av.FFmpegError: it is damaged, the next one is not."""
+        """Pieces that became whole with this packet.
+
+        Raises:
+            av.FFmpegError: it is damaged, the next one is not. Refused: it is not one packet.
+        """
+        if job.codec == "aac" and _adts_bytes(job.data) != len(job.data):
+            raise Refused("bad_media", "a chunk of AAC is one ADTS frame")  # of many, each costs as much as the first
         if self._decoder is None or self._codec != job.codec:
             self._decoder, self._codec = _open_decoder(job.codec), job.codec
         out: list[Result] = []
@@ -92,6 +99,13 @@ class SoundTrack:
             self._samples_out += frame.samples
             out.append(SoundOut(track=self._track, t_ms=t_ms, pcm=bytes(frame.planes[0])[: 2 * frame.samples]))
         return out
+
+
+def _adts_bytes(data: bytes) -> int:
+    """The length that an ADTS header states (ISO/IEC 13818-7, 6.2), -1 for what does not begin with one."""
+    if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF0 != 0xF0:
+        return -1
+    return (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
 
 
 def _open_decoder(codec: SoundCodec) -> av.AudioCodecContext:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 
 import av
-from PIL import ExifTags, Image
+from PIL import Image
 
 from server.media.jobs import PictureOut, Setup, Still, StillCodec
 from server.media.looks import look_of_image
+from server.media.metadata import bare, orientation
 from server.media.refusals import Refused
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -37,15 +38,15 @@ def decode_still(job: Still, setup: Setup) -> PictureOut:
         Refused: it would cost too much.
     """
     with open_picture(job.codec, job.data, setup) as image:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        size = (setup.height, setup.width) if orientation in SIDEWAYS else (setup.width, setup.height)
+        turned = orientation(job.codec, job.data)
+        size = (setup.height, setup.width) if turned in SIDEWAYS else (setup.width, setup.height)
         encoded = image.size
         image.draft("RGB", size)  # decodes a JPEG at a fraction of its size where that suffices
         whole = image if image.mode in PLAIN else image.convert("RGB")
         small = whole.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
         look = look_of_image(small, whole if whole.size == encoded else None)
-    if orientation in UPRIGHT:
-        small = small.transpose(UPRIGHT[orientation])
+    if turned in UPRIGHT:
+        small = small.transpose(UPRIGHT[turned])
     jpeg = to_jpeg(small, setup)
     return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg, look=look)
 
@@ -55,9 +56,9 @@ def open_picture(codec: StillCodec, data: bytes, setup: Setup) -> Image.Image:
 
     Raises:
         OSError, ValueError, SyntaxError: the bytes do not begin like a picture of the codec.
-        Refused: it has too many pixels, or too many passes over them.
+        Refused: it has too many pixels, too many passes over them, or too many parts.
     """
-    image = Image.open(io.BytesIO(data), formats=[FORMATS[codec]])
+    image = Image.open(io.BytesIO(bare(codec, data)), formats=[FORMATS[codec]])
     pixels = image.width * image.height
     if pixels > setup.max_pixels:
         raise Refused("too_large", f"a picture of {image.width}x{image.height} has more pixels than are accepted")

@@ -8,9 +8,11 @@ import io
 import os
 import random
 import signal
+import struct
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -31,12 +33,14 @@ from server.media.jobs import (
     Result,
     Setup,
     SoundOut,
+    SoundUnit,
     Still,
     StillCodec,
     Unit,
 )
 from server.media.stills import SCANS, START_OF_SCAN
 from tests.server.fake_worker import colour_of
+from tests.server.formats.footage import sound_packets
 from tests.server.wire import h264_units, picture, until, video_file
 
 pytestmark = pytest.mark.e2e
@@ -216,6 +220,61 @@ async def test_a_unit_has_so_many_nal_units_and_no_more(decoder: Decoder) -> Non
     for codec in ("vp8", "av1"):  # their bytes are no start codes
         job = Unit(codec=codec, track=1, t_ms=0, data=empty, keep=True)
         assert await results(decoder, job) == [Done(need_keyframe=True)]
+
+
+def jpeg_with(segment: bytes) -> bytes:
+    """A good picture with ``segment`` before its first scan."""
+    red = picture("red")
+    at = red.index(START_OF_SCAN)
+    return red[:at] + segment * ((6 << 20) // len(segment)) + red[at:]
+
+
+def jpeg_with_directory(marker: int, sign: bytes) -> bytes:
+    """A good picture with a TIFF directory whose five thousand entries all mean the same 60 kB, as 16-bit numbers."""
+    entries = b"".join(struct.pack("<HHII", tag, 3, 30_000, 8) for tag in range(0xB000, 0xB000 + 5_000))
+    body = sign + struct.pack("<2sHIH", b"II", 42, 8, 5_000) + entries
+    red = picture("red")
+    return red[:2] + struct.pack("!HH", marker, 2 + len(body)) + body + red[2:]
+
+
+def png_with(kind: bytes, body: bytes) -> bytes:
+    red = picture("red", "PNG")
+    chunk = struct.pack("!I", len(body)) + kind + body + struct.pack("!I", zlib.crc32(kind + body))
+    return red[:33] + chunk * ((6 << 20) // len(chunk)) + red[33:]
+
+
+PHOTOSHOP = b"Photoshop 3.0\0" + b"8BIM".ljust(12, b"\0") * 5_000
+DEAR: dict[str, tuple[StillCodec, Callable[[], bytes], bool]] = {
+    "empty segments": ("jpeg", lambda: jpeg_with(b"\xff\xe0\x00\x02"), False),
+    "fill": ("jpeg", lambda: jpeg_with(b"\xff"), False),
+    "padding": ("jpeg", lambda: jpeg_with(b"\x00"), True),
+    "photoshop": ("jpeg", lambda: jpeg_with(b"\xff\xed" + struct.pack("!H", 2 + len(PHOTOSHOP)) + PHOTOSHOP), True),
+    "tables": ("jpeg", lambda: jpeg_with(b"\xff\xdb" + struct.pack("!H", 65_002) + bytes(65_000)), False),
+    "pictures": ("jpeg", lambda: jpeg_with_directory(0xFFE2, b"MPF\0"), True),
+    "exif": ("jpeg", lambda: jpeg_with_directory(0xFFE1, b"Exif\0\0"), True),
+    "texts": ("png", lambda: png_with(b"tEXt", b"k\0v"), False),
+    "empty chunks": ("png", lambda: png_with(b"IDAT", b""), False),
+    "long texts": ("png", lambda: png_with(b"iTXt", b"k\0\0\0\0\0" + bytes(5000)), True),
+}
+
+
+@pytest.mark.parametrize("kind", DEAR)
+async def test_metadata_cost_next_to_nothing(nursery: Nursery, kind: str) -> None:
+    """Each of these would keep Pillow busy for longer than a decoder lives."""
+    codec, make, read = DEAR[kind]
+    decoder = await nursery.spawn(msgspec.structs.replace(SETUP, cpu_seconds=0.25))
+    found = await results(decoder, Still(codec=codec, t_ms=0, data=make()))
+    assert pictures(found) == ([(0, "red")] if read else [])
+    assert pictures(await results(decoder, Still(codec="jpeg", t_ms=1, data=picture("red")))) == [(1, "red")]
+    await decoder.close()
+
+
+async def test_a_chunk_of_aac_is_one_frame(decoder: Decoder) -> None:
+    frame, following = sound_packets("aac", 1.0, adts=True)[:2]
+    for data in (frame + following, frame[:-1], frame[1:], b""):
+        (refused,) = await results(decoder, SoundUnit(codec="aac", track=0, t_ms=0, data=data))
+        assert isinstance(refused, Failed)
+    assert (await results(decoder, SoundUnit(codec="aac", track=0, t_ms=0, data=frame)))[-1] == Done()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such limit")

@@ -104,13 +104,15 @@ async def test_what_cannot_be_media_is_named(gateway: Served, worker: FakeWorker
     assert answer.json()["text"] == "red"
 
 
-@pytest.mark.parametrize("limits", [Limits(picture_pixels=10_000, file_bytes=2_000, message_bytes=100_000)])
+@pytest.mark.parametrize("limits", [Limits(picture_pixels=10_000, file_bytes=2_000, message_bytes=100_000, sound_s=2)])
 async def test_limits_on_size(gateway: Served, worker: FakeWorker) -> None:
     session = await gateway.open()
     assert code(await post(gateway, session, "image/png", picture("red", "PNG", (101, 100)))) == (413, "too_large")
     assert code(await post(gateway, session, "image/jpeg", bytes(100_001))) == (413, "too_large")
     assert code(await post(gateway, session, "video/mp4", video_file(["red"] * 40))) == (413, "too_large")
     assert (await post(gateway, session, "image/png", picture("red", "PNG", (100, 100)))).status_code == 202
+    assert code(await post(gateway, session, "audio/pcm;rate=8000", bytes(32_002))) == (413, "too_large")
+    assert (await post(gateway, session, "audio/pcm;rate=8000", bytes(32_000))).status_code == 202
 
 
 async def test_a_pace_of_real_time_leaves_room_for_live_questions(gateway: Served, worker: FakeWorker) -> None:
