@@ -35,6 +35,11 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     preambles: dict[int, bytes]  # by track: what its decoding must begin with, for the next gateway
     heard: dict[int, int]  # by track: session time up to which its sound has come
 
+    @property
+    def over(self) -> bool:
+        """Whether the session takes nothing more."""
+        return self.state in ("closing", "closed")
+
 
 class Sessions:
     """The records of all sessions."""

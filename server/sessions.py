@@ -53,7 +53,7 @@ class Sessions:
     async def usable(self, tenant: str, session_id: str) -> SessionRecord:
         """Raises NotFound, SessionClosed."""
         record = await self.get(tenant, session_id)
-        if record.state in ("closing", "closed"):
+        if record.over:
             raise SessionClosed(f"the session was closed: {record.reason or 'client'}")
         return record
 
@@ -73,7 +73,7 @@ class Sessions:
         budget = card.default_budget_tokens if terms.budget_tokens is None else terms.budget_tokens
         policy = terms.policy or (DEFAULT_POLICY if DEFAULT_POLICY in card.policies else card.policies[0])
         check_terms(card, terms.fps, budget, policy)
-        open_now = [record for record in await self.of_tenant(tenant) if record.state not in ("closing", "closed")]
+        open_now = [record for record in await self.of_tenant(tenant) if not record.over]
         if len(open_now) >= self._limits.sessions:
             raise RateLimited(f"at most {self._limits.sessions} sessions at a time", retry_after=5.0)
         spec = SessionSpec(
@@ -111,7 +111,7 @@ class Sessions:
                 raise
             return
         await self._bus.sessions.erase(record.spec)
-        if record.state not in ("closing", "closed"):
+        if not record.over:
             await self.close(record, "client")
         await self._journal.erase(tenant, session_id)
 
@@ -223,7 +223,8 @@ class Sessions:
 
     def attend(self, record: SessionRecord, after: EntryId | None) -> AbstractAsyncContextManager[Subscription]:
         """Like ``subscribe``, and where the bus loses the session meanwhile, it is opened again."""
-        self._revival.know(record.spec)
+        if not record.over:
+            self._revival.know(record.spec)
         return self._relay.subscribe(record.spec.session_id, after)
 
     def reviving(self, session_id: str) -> bool:

@@ -82,6 +82,8 @@ class Dialogue:
             LonglookError: it cannot be served, and was not accepted.
         """
         async with self._gateway.sessions.attend(self._record, after) as outputs:
+            if self._record.state == "closed":
+                outputs.finish()  # all that it said is in its log
             self._outbox.put({**await self._greeting(), "last_event_id": str(outputs.began)})
             await self._websocket.accept()
             metrics, begun = self._gateway.metrics, time.monotonic()
@@ -163,6 +165,8 @@ class Dialogue:
                 self._outbox.close(CloseCode.SLOW, "the client does not read")
                 return
             if relayed is None:
+                if self._record.state == "closed":
+                    self._tell_closed(self._record.reason)
                 return
             event = output_event(relayed)
             if event is not None:
@@ -172,6 +176,10 @@ class Dialogue:
                 return
             if isinstance(relayed.output, Notice) and relayed.output.code == LogLost.code:
                 self._token_lost = True
+
+    def _tell_closed(self, reason: str) -> None:
+        self._outbox.put({"type": "session.closed", "reason": reason})
+        self._end_session(reason)
 
     def _end_session(self, reason: str) -> None:
         code = CloseCode.NORMAL if self._leaving else CloseCode.SESSION_CLOSED
@@ -199,8 +207,7 @@ class Dialogue:
                     continue
                 missed += 1  # where the whole log was lost, the gateway's own beat says so first
                 if missed > MISSES:
-                    self._outbox.put({"type": "session.closed", "reason": "expired"})
-                    self._end_session("expired")
+                    self._tell_closed("expired")
             except BusUnavailable:
                 continue
 
@@ -301,8 +308,7 @@ class Dialogue:
 
     async def _close_without_worker(self) -> None:
         await asyncio.sleep(CLOSED_WITHIN_S)
-        self._outbox.put({"type": "session.closed", "reason": "client"})
-        self._end_session("client")
+        self._tell_closed("client")
 
     async def _feed(self) -> Ingest:
         """The session's ingest, fed by this socket from its first chunk on."""

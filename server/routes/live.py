@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, WebSocket
 
 from protocol import ids
 from protocol.errors import LonglookError, SessionClosed, Unauthorized
+from protocol.ids import EntryId
 from protocol.sessions import SessionRecord
 from server.auth import bearer
 from server.faults import error_response
@@ -40,6 +41,7 @@ async def live(
             gateway.condition.check_open()
             after = last_event(last_event_id)
             record, resumed = await _admit(gateway, websocket, session, token)
+            _check_anything_left(record, after)
             held.enter_context(gateway.sockets.hold(record.spec.tenant, gateway.settings.limits.sockets))
             await Dialogue(websocket, gateway, record, resumed=resumed).run(after)
         except LonglookError as error:
@@ -56,16 +58,23 @@ async def _admit(
     """The session that the token, or else the API key, lets in, and whether it is taken up again.
 
     Raises:
-        Unauthorized, TokenUsed, TokenExpired, NotFound, SessionClosed
+        Unauthorized, TokenUsed, TokenExpired, NotFound
     """
     if token is None:
         headers = websocket.headers
         tenant = gateway.keyring.tenant_of(bearer(headers.get("authorization"), headers.get("x-api-key")))
-        return await gateway.sessions.usable(tenant, session_id), False
+        return await gateway.sessions.get(tenant, session_id), False
     if not ids.is_session_id(session_id) or len(token) > 256:
         raise Unauthorized("unknown token")
     kind = await gateway.bus.tokens.consume(session_id, token)
-    record = await gateway.bus.sessions.get(session_id)
-    if record.state in ("closing", "closed"):
-        raise SessionClosed("the session was closed")
-    return record, kind == "resume"
+    return await gateway.bus.sessions.get(session_id), kind == "resume"
+
+
+def _check_anything_left(record: SessionRecord, after: EntryId | None) -> None:
+    """A session that is over is open to those alone who come back for what they have missed of it.
+
+    Raises:
+        SessionClosed
+    """
+    if record.over and after is None:
+        raise SessionClosed(f"the session was closed: {record.reason or 'client'}")

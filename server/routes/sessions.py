@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from server.events import health_body, session_body
 from server.gateway import Gateway
-from server.routes.access import GatewayOf, Record, Tenant, UsableRecord
+from server.routes.access import GatewayOf, Record, Tenant
 from server.routes.schema import HEALTH_EXAMPLE, SESSION_EXAMPLE, TOKEN_EXAMPLE, SessionBody, shown
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
@@ -48,14 +48,14 @@ async def delete_session(session_id: str, tenant: Tenant, gateway: GatewayOf) ->
 @router.post("/{session_id}/close", status_code=204)
 async def close_session(record: Record, gateway: GatewayOf) -> Response:
     """Close a session: its memory is freed. What is stored of it stays for its time. Closing again is no error."""
-    if record.state not in ("closing", "closed"):
+    if not record.over:
         await gateway.sessions.close(record, "client")
     return Response(status_code=204)
 
 
 @router.post("/{session_id}/connect", responses=shown(TOKEN_EXAMPLE, "A token for one socket."))
-async def connect_session(record: UsableRecord, gateway: GatewayOf) -> dict[str, Any]:
-    """A connect token: good once, for 60 s, for a socket of this session."""
+async def connect_session(record: Record, gateway: GatewayOf) -> dict[str, Any]:
+    """A connect token: good once, for 60 s, for a socket of this session, or for what it said until it was closed."""
     return await _connect_token(gateway, record.spec.session_id)
 
 

@@ -19,6 +19,7 @@ from protocol.codec import decode_lane
 from protocol.messages import Sound
 from server.routes import dialogue
 from server.settings import Limits
+from tests.e2e.eventually import eventually
 from tests.server.conftest import KEY, OTHER_KEY, Served
 from tests.server.fake_worker import FakeWorker
 from tests.server.wire import H264, JPEG, PCM16, PNG, WEBP, answer, chunk, h264_units, hear, picture, say
@@ -236,11 +237,46 @@ async def test_cancelling_and_closing(gateway: Served, worker: FakeWorker) -> No
         assert (await hear(socket, "pong"))["t"] == 17
         await say(socket, type="session.close")
         assert (await hear(socket, "session.closed"))["reason"] == "client"
-        with pytest.raises(ConnectionClosed) as closed:
-            await socket.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1000
+        assert await ending(socket) == 1000
     assert await refusal(gateway, f"?session={session['id']}", **gateway.auth()) == (410, "session_closed")
+
+
+async def test_a_closed_session_tells_what_was_missed(gateway: Served, worker: FakeWorker) -> None:
+    """Its client was away when it was closed: the ends of its questions are told all the same, and why it is over."""
+    session = await gateway.open()
+    worker.words = ["one"]
+    worker.speaking.clear()
+    async with live(gateway, session) as socket:
+        await say(socket, type="question.create", id="q1", question="what colour?")
+        last = (await hear(socket, "answer.started"))["event_id"]
+    path = f"/v1/sessions/{session['id']}"
+
+    async def shows(where: str, field: str, wanted: str) -> bool:
+        return bool((await gateway.http.get(where)).json()[field] == wanted)
+
+    worker.speaking.set()
+    await eventually(lambda: shows(f"{path}/questions/q1", "status", "done"), 10)
+    assert (await gateway.http.post(f"{path}/close")).status_code == 204
+    await eventually(lambda: shows(path, "state", "closed"), 10)
+    token = (await gateway.http.post(f"{path}/connect")).json()["connect_token"]
+    assert await refusal(gateway, f"?session={session['id']}&token={token}") == (410, "session_closed")
+    token = (await gateway.http.post(f"{path}/connect")).json()["connect_token"]
+    async with connect(f"{gateway.live_url}?session={session['id']}&token={token}&last_event_id={last}") as socket:
+        assert (await hear(socket, "answer.done"))["id"] == "q1"
+        over = await hear(socket, "session.closed")
+        assert await ending(socket) == 4410
+    async with live(gateway, session, last_event_id=over["event_id"]) as socket:
+        again = await hear(socket, "session.closed")
+        assert again["reason"] == over["reason"]
+        assert await ending(socket) == 4410
+
+
+async def ending(socket: ClientConnection) -> int:
+    """The code that the server closes with, now."""
+    with pytest.raises(ConnectionClosed) as closed:
+        await socket.recv()
+    assert closed.value.rcvd is not None
+    return int(closed.value.rcvd.code)
 
 
 async def test_health_counts_what_came_and_went(gateway: Served, worker: FakeWorker) -> None:
