@@ -31,13 +31,15 @@ STOP_S = 60.0
 GONE_S = 10.0
 READY = re.compile(r'"worker ready".*"worker_id": "(w_[0-9a-f]+)"')
 KEY = "chaos-key-of-no-worth-0123456789abcdef"
-# One tenant asks as fast as ten would, and waits for as long as a busy machine takes to start a worker.
+# One tenant asks as fast as ten would, and waits for as long as a busy machine takes to start a worker. Several engines
+# share the cores: two threads of one would wait for each other wherever another runs.
 PATIENT = {
     "LONGLOOK_API_KEYS": f"chaos:{KEY}",
     "LONGLOOK_LIMITS__QUESTIONS_PER_S": "1000",
     "LONGLOOK_LIMITS__REQUESTS_PER_S": "1000",
     "LONGLOOK_LIMITS__SESSIONS": "1000",
     "LONGLOOK_LIMITS__UNOWNED_S": "90",
+    "LONGLOOK_THREADS": "1",
 }
 
 

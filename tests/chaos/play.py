@@ -69,7 +69,7 @@ def real(folder: Path) -> Cast:
     from workers.models.tokenizer import Tokenizer
 
     write_babbler(folder)
-    command = [sys.executable, "-m", "launcher.cli", "worker", "--model", str(folder), "--threads", "1"]
+    command = [sys.executable, "-m", "launcher.cli", "worker", "--model", str(folder)]
     return Cast(command, {"fps": 1.0, "budget_tokens": 1024}, Tokenizer.from_folder(folder).decode)
 
 
