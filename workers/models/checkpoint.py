@@ -7,6 +7,7 @@ import torch
 
 from workers.models.chat import Chat
 from workers.models.config import ModelConfig, read_section
+from workers.models.eightbit import Weights, convert
 from workers.models.errors import CheckpointError
 from workers.models.families import Family, family_of
 from workers.models.model import VisionLanguageModel, empty_model
@@ -32,10 +33,16 @@ class Checkpoint:
     pixels: PixelFormat
 
 
-def open_checkpoint(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
+def open_checkpoint(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights: Weights | None = None,
+) -> Checkpoint:
     """A folder's model on `device` in `dtype`, with its tokenizer, chat grammar and pixel format.
 
-    ModelError (CheckpointError, TokenizerError, UnsupportedModel) says what is wrong with the folder.
+    `weights`: fp8 for matrices in eight bits. ModelError (CheckpointError, TokenizerError, UnsupportedModel) says what
+    is wrong with the folder.
     """
     root = read_section(folder, "config.json")
     family = family_of(root)
@@ -43,11 +50,14 @@ def open_checkpoint(folder: Path, device: torch.device | str = "cpu", dtype: tor
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.text.vocab_size:
         raise CheckpointError(f"{folder}: tokenizer has {tokenizer.size} ids, the model only {config.text.vocab_size}")
+    model = load_model(folder, config, device, dtype)
+    if weights == "fp8":
+        convert(model)
     return Checkpoint(
         folder=folder,
         family=family,
         config=config,
-        model=load_model(folder, config, device, dtype),
+        model=model,
         tokenizer=tokenizer,
         chat=Chat(tokenizer, config.vision.tokens_per_second, timestamps=family.capabilities.timestamps),
         pixels=PixelFormat.from_folder(folder, config.vision, family.default_pixels),
