@@ -205,3 +205,14 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tiny_qwen25vl: Callable[..
     folder = tiny_qwen25vl(seed=7, text={"vocab_size": 300}).folder
     with pytest.raises(CheckpointError, match="320 ids, the model only 300"):
         open_checkpoint(folder)
+
+
+def test_matrices_in_eight_bits_where_they_are_asked_for(folder: Path) -> None:
+    plain, eight = open_checkpoint(folder), open_checkpoint(folder, weights="fp8")
+    assert eight.model.decoder.embed_tokens.weight.dtype == torch.float32
+    matrices = [name for name, weight in eight.model.named_parameters() if weight.dtype == torch.float8_e4m3fn]
+    assert "decoder.layers.0.self_attn.qkv_proj.weight" in matrices
+    for name in matrices:
+        scale = eight.model.get_buffer(name.removesuffix("weight") + "scale")
+        there = eight.model.get_parameter(name).float() * scale.T
+        torch.testing.assert_close(there, plain.model.get_parameter(name), rtol=1 / 16, atol=1e-4)

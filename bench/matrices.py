@@ -1,0 +1,136 @@
+"""What the 7B shape's matrices take in bfloat16 and in eight bits, and what is done between them, one GPU.
+
+    python -m bench.matrices [--json PATH]
+
+Each figure is microseconds a call, in a graph that goes through as many different weights or rows as the cache cannot
+hold, the median of a few replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.machine import machine
+from workers.models.eightbit import ScaledLinear
+from workers.models.fusion import gated, gated_scaled, normed, scaled
+
+# Inputs and outputs, those of the vision tower as padded; rows of decoder and vision tower.
+DECODER = {
+    "qkv_proj": (3584, 4608),
+    "o_proj": (3584, 3584),
+    "gate_up_proj": (3584, 37_888),
+    "down_proj": (18_944, 3584),
+}
+VISION = {"qkv": (1280, 3840), "proj": (1280, 1280), "gate_up_proj": (1280, 6912), "down_proj": (3456, 1280)}
+ROWS = (1, 32, 64, 260, 1040, 2080)
+VISION_ROWS = (1024, 8192)
+HIDDEN, INNER = 3584, 18_944
+EPSILON = 1e-6
+CACHE_BYTES = 128 << 20
+REPLAYS = 7
+FEWEST, MOST = 4, 28
+
+Call = Callable[[], object]
+SUMS: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "sum, then norm": lambda x, more: F.rms_norm(x + more, more.shape[-1:], more[0], EPSILON),
+    "sum and norm": lambda x, more: normed(x, more, more[0], EPSILON),
+    "sum and norm, scaled": lambda x, more: normed(x, more, more[0], EPSILON, eight=True),
+    "scaled": lambda x, more: scaled(x),
+}
+GATES: dict[str, Callable[[Tensor], object]] = {
+    "gates": gated,
+    "gates, scaled": gated_scaled,
+    "gates, then scaled": lambda gate_up: scaled(gated(gate_up)),
+}
+Thing = TypeVar("Thing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.matrices", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--json", type=Path, help="also write the figures")
+    wanted = parser.parse_args()
+    figures = {}
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        for name, microseconds in [*products(), *between()]:
+            figures[name] = microseconds
+            print(f"{name:<44}{microseconds:>10.1f}", flush=True)
+    if wanted.json:
+        wanted.json.write_text(json.dumps({"machine": machine("cuda", torch.get_num_threads()), "us": figures}) + "\n")
+
+
+def products() -> Iterator[tuple[str, float]]:
+    """Each matrix over so many rows, in bfloat16 and with rows that are scaled already."""
+    for name, sizes in DECODER.items():
+        yield from _products(name, sizes, ROWS)
+    for name, sizes in VISION.items():
+        yield from _products(f"vision {name}", sizes, VISION_ROWS)
+
+
+def _products(name: str, sizes: tuple[int, int], counts: Sequence[int]) -> Iterator[tuple[str, float]]:
+    layers = _copies(sizes[0] * sizes[1], partial(_linear, *sizes))
+    eight = [ScaledLinear(layer) for layer in layers]
+    for count in counts:
+        rows = _random(count, sizes[0])
+        yield f"{name} {count} bfloat16", timed([partial(layer, rows) for layer in layers])
+        yield f"{name} {count} fp8", timed([partial(layer, scaled(rows)) for layer in eight])
+
+
+def between() -> Iterator[tuple[str, float]]:
+    """Sum and norm, gates and ups, and scaling alone: apart, in one kernel, and in one kernel that also scales."""
+    for count in ROWS:
+        pairs = _copies(2 * count * HIDDEN, partial(_random, 2, count, HIDDEN))
+        for name, call in SUMS.items():
+            yield f"{name} {count}", timed([partial(call, x, more) for x, more in pairs])
+        wide = _copies(2 * count * INNER, partial(_random, count, 2 * INNER))
+        for name, gate in GATES.items():
+            yield f"{name} {count}", timed([partial(gate, x) for x in wide])
+
+
+def timed(calls: Sequence[Call]) -> float:
+    """Microseconds a call."""
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    taken: list[float] = []
+    for _ in range(REPLAYS):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        graph.replay()
+        stop.record()
+        torch.cuda.synchronize()
+        taken.append(1000 * start.elapsed_time(stop) / len(calls))
+    return statistics.median(taken)
+
+
+def _copies(values: int, make: Callable[[], Thing]) -> list[Thing]:
+    """So many things of so many bytes at least that a cache cannot hold them."""
+    return [make() for _ in range(min(max(-(-CACHE_BYTES // values), FEWEST), MOST))]
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16)
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    return layer
+
+
+def _random(*sizes: int) -> Tensor:
+    return torch.randn(*sizes, device="cuda", dtype=torch.bfloat16)
+
+
+if __name__ == "__main__":
+    main()
