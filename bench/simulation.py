@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, NamedTuple
 
-from workers.engine.costs import StepCosts, StepCounts
+from workers.engine.costs import FILLING, StepCosts, StepCounts
 from workers.engine.engine import CAPACITY
-from workers.engine.fairness import Governor, Thinning
+from workers.engine.fairness import Governor, Thinning, Turns
 from workers.engine.scheduler import Prompt, Reading, StepLimits, StepPlan, Upcoming, plan
 
 
@@ -20,7 +20,8 @@ from workers.engine.scheduler import Prompt, Reading, StepLimits, StepPlan, Upco
 class Load:
     """What sessions do: `fps` frames a second each, jittered, of `tokens`, and a question `every` so many seconds.
 
-    A session holds `keys` keys once it is full. A frame is dropped when it is `lag` seconds old.
+    A session holds `keys` keys once it is full, from the start if `full`. A frame is dropped when it is `lag` seconds
+    old. `answering` sessions have an answer from the start that does not end.
     """
 
     sessions: int
@@ -32,6 +33,8 @@ class Load:
     prompt: int = 16
     lag: float = 2.0
     jitter: float = 0.1
+    full: bool = False
+    answering: int = 0
 
 
 class Arrival(NamedTuple):
@@ -68,9 +71,10 @@ class _Answer:
     first: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class _Session:
     frames: deque[float] = field(default_factory=deque)
+    encoded: bool = False  # the oldest of them
     keys: int = 30
     served: int = 0
     late: int = 0
@@ -94,7 +98,11 @@ class Told:
 
 
 class Simulation:
-    """One engine with `limits` whose steps take what `costs` says."""
+    """One engine with `limits` whose steps take what `costs` says.
+
+    With a `host`, planning and launching a pass takes it so many seconds, and it is a step ahead of the device, as on a
+    GPU: what a step is to do is settled while the one before it runs.
+    """
 
     def __init__(
         self,
@@ -104,22 +112,24 @@ class Simulation:
         lengths: Sequence[int],
         seed: int,
         frame_seconds: float = 0.0,
+        host: float | None = None,
     ) -> None:
         """`lengths`: answers are as long as one of these, in tokens. `frame_seconds`: frame rates are governed so."""
         self._governor = Governor(CAPACITY) if frame_seconds else None
         self._governed = {str(n): frame_seconds for n in range(load.sessions)}
         self._load, self._costs, self._limits, self._lengths = load, costs, limits, lengths
         self._chance = Random(seed)
-        self._sessions = [_Session() for _ in range(load.sessions)]
+        self._sessions = [_Session(keys=load.keys if load.full else 30) for _ in range(load.sessions)]
+        self._turns, self._host, self._ends = Turns(), host, (0.0, 0.0)
         self._waiting: dict[int, None] = {}  # sessions with frames, in the order in which they came
-        self._answers: list[_Answer] = []
+        self._answers = [_Answer(n, 0.0, 0, 1 << 30, sent=1) for n in range(load.answering)]
         self._coming = deque(arrivals(load, seed))
         self._now = 0.0
         self._told = Told()
 
     def run(self) -> Told:
         """Until everything that came in has been dealt with."""
-        while self._coming or self._waiting or self._answers:
+        while self._coming or self._waiting or any(answer.left < 1 << 20 for answer in self._answers):
             if not (self._waiting or self._answers):
                 self._now = max(self._now, self._coming[0].at)
             self._take()
@@ -162,7 +172,7 @@ class Simulation:
         session = self._sessions[number]
         while session.frames and session.frames[0] + self._load.lag < self._now:
             session.frames.popleft()
-            session.late += 1
+            session.late, session.encoded = session.late + 1, False
             if self._governor is not None:
                 self._governor.late(1)
         if not session.frames:
@@ -173,57 +183,84 @@ class Simulation:
         running = [answer for answer in self._answers if not answer.unread]
         prompts = [answer for answer in self._answers if answer.unread]
         queued = list(self._waiting)
-        frames = [Upcoming(load.tokens, self._sessions[n].frames[0] + load.lag, False, True) for n in queued]
+        frames = [self._upcoming(self._sessions[n]) for n in queued]
         began = time.perf_counter()
         readings = [Reading(answer.sent, answer.first) for answer in running]
         step = plan(self._limits, readings, [Prompt(answer.unread) for answer in prompts], frames, self._now)
         self._told.planning += time.perf_counter() - began
         written = [queued[place] for place in step.frames]
+        self._turns.took([self._sessions[n] for n in written])
         counts = self._counts(step, running, prompts, written)
         seconds = self._costs.seconds(counts) * self._chance.choice(self._costs.spread)
-        if counts != StepCounts():
-            self._told.steps.append((counts, seconds))
-        self._now += seconds
-        self._write(written)
-        self._say([answer for answer, goes in zip(running, step.answers, strict=True) if goes], prompts, step.prompts)
+        if counts == StepCounts():
+            self._now += seconds
+            return
+        self._told.steps.append((counts, seconds))
+        for place in step.encode:
+            self._sessions[queued[place]].encoded = True
+        end = self._under_way(seconds, counts.passes)
+        self._write(written, end)
+        going = [answer for answer, goes in zip(running, step.answers, strict=True) if goes]
+        self._say(going, prompts, step.prompts, end)
+
+    def _upcoming(self, session: _Session) -> Upcoming:
+        load = self._load
+        return Upcoming(load.tokens, session.frames[0] + load.lag, session.encoded, True, self._turns.of(session))
+
+    def _under_way(self, seconds: float, passes: int) -> float:
+        """When a step that is planned now is done; moves the clock to when the next one can be planned."""
+        if self._host is None:
+            self._now += seconds
+            return self._now
+        before, last = self._ends
+        launched = self._now + self._host * passes
+        end = max(launched, last + seconds, self._now + seconds)
+        self._ends = last, end
+        self._now = max(launched, last)
+        return end
 
     def _counts(
         self, step: StepPlan, running: Sequence[_Answer], prompts: Sequence[_Answer], written: Sequence[int]
     ) -> StepCounts:
         going = [answer for answer, goes in zip(running, step.answers, strict=True) if goes]
-        said = [(answer, 1) for answer in going] + list(zip(prompts, step.prompts, strict=True))
-        pairs = sum(count * self._sessions[answer.session].keys for answer, count in said)
+        pieces = [(answer, piece) for answer, piece in zip(prompts, step.prompts, strict=True) if piece]
+        speaking = {answer.session for answer in going} | {answer.session for answer, _ in pieces}
+        beside = [n for n in written if n not in speaking]
+        first = len(going) + sum(piece for _, piece in pieces) + len(beside) * self._load.tokens
+        passes = [tokens for tokens in (first, (len(written) - len(beside)) * self._load.tokens) if tokens]
+        pairs = sum(piece * self._sessions[answer.session].keys for answer, piece in pieces)
         pairs += sum(self._load.tokens * self._sessions[n].keys for n in written)
-        speaking = {answer.session for answer, count in said if count}
         return StepCounts(
-            passes=bool(speaking or written) + any(n in speaking for n in written),
+            passes=len(passes),
             answers=len(going),
-            tokens=len(going) + sum(step.prompts) + len(written) * self._load.tokens,
+            tokens=sum(passes),
             pairs=pairs / 1000,
             batches=int(bool(step.encode)),
             pictures=len(step.encode),
+            short=sum(max(0, FILLING - tokens) for tokens in passes),
+            keys=sum(self._sessions[answer.session].keys for answer in going) / 1000,
         )
 
-    def _write(self, written: Sequence[int]) -> None:
+    def _write(self, written: Sequence[int], end: float) -> None:
         for number in written:
             session = self._sessions[number]
-            self._told.frame_age.append(self._now - session.frames.popleft())
+            self._told.frame_age.append(end - session.frames.popleft())
             session.keys = min(self._load.keys, session.keys + self._load.tokens)
-            session.served += 1
+            session.served, session.encoded = session.served + 1, False
             if not session.frames:
                 del self._waiting[number]
 
-    def _say(self, going: Sequence[_Answer], prompts: Sequence[_Answer], pieces: Sequence[int]) -> None:
+    def _say(self, going: Sequence[_Answer], prompts: Sequence[_Answer], pieces: Sequence[int], end: float) -> None:
         """A prompt's last piece brings the first token."""
         spoken = list(going)
         for answer, piece in zip(prompts, pieces, strict=True):
             answer.unread -= piece
             if not answer.unread and piece:
-                self._told.first_token.append(self._now - answer.asked)
-                answer.first = answer.last = self._now
+                self._told.first_token.append(end - answer.asked)
+                answer.first = answer.last = end
                 spoken.append(answer)
         for answer in spoken:
-            if answer.sent:
-                self._told.between.append(self._now - answer.last)
-            answer.sent, answer.last, answer.left = answer.sent + 1, self._now, answer.left - 1
+            if answer.sent > 1 or (answer.sent and answer.first):
+                self._told.between.append(end - answer.last)
+            answer.sent, answer.last, answer.left = answer.sent + 1, end, answer.left - 1
         self._answers = [answer for answer in self._answers if answer.left > 0]

@@ -25,9 +25,9 @@ class Settings(FileSettings):
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     cache_dir: Path | None = Field(default=None, description="where downloads are kept; default: the hub's own")
     offline: bool = Field(default=False, description="download nothing")
+    check_books: bool = Field(default=False, description="audit the memory at every compaction; takes time")
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] | None = Field(default=None, description="default: by device")
-    weights: Literal["fp8"] | None = Field(default=None, description="matrices in eight bits; default: in dtype")
     trained_length: int | None = Field(default=None, description="largest distance of positions; default: the model's")
     pool_tokens: int | None = Field(default=None, description="KV slots of all sessions together; default: by device")
     step_tokens: int | None = Field(default=None, description="decoder tokens in one step; default: by device")
@@ -54,11 +54,12 @@ class Settings(FileSettings):
 
     def engine_arguments(self) -> list[str]:
         """What the engine process is started with."""
-        options = ("model", "revision", "cache_dir", "device", "dtype", "weights", "trained_length")
+        options = ("model", "revision", "cache_dir", "device", "dtype", "trained_length")
         sizes = ("pool_tokens", "step_tokens", "step_pictures", "slo_itl_ms", "threads")
         arguments: list[str] = []
         for name in (*options, *sizes, "head_groups", "drop_threshold"):
             value = getattr(self, name)
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]
-        return [*arguments, "--offline"] if self.offline else arguments
+        switches = ("offline", "check_books")
+        return [*arguments, *(f"--{name.replace('_', '-')}" for name in switches if getattr(self, name))]

@@ -138,11 +138,14 @@ def calibrated(checkpoint: Checkpoint, settings: EngineSettings, target: float) 
     costs, tokens, keys = fitted(calibration.steps()), calibration.frame_tokens, settings.default_budget
     most = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
     limits = costs.limits(target, tokens, keys, ANSWERS, most)
-    shared = costs.seconds(StepCounts(passes=1, batches=1)) / limits.pictures
+    frames = max(1, min(limits.pictures, int(limits.tokens / (tokens + limits.picture))))
+    shared = costs.seconds(StepCounts(passes=1, batches=1)) / frames
     return replace(
         settings,
         step_tokens=limits.tokens,
         step_pictures=limits.pictures,
         floor_tokens=limits.floor,
+        answer_tokens=limits.answer,
+        picture_tokens=limits.picture,
         frame_seconds=costs.frame(tokens, keys) + shared,
     )

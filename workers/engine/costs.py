@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from workers.engine.scheduler import StepLimits
 
 Floats = NDArray[np.float64]
 
+FILLING = 384  # tokens: below, a GPU multiplies by the decoder's matrices no faster than it reads them
+_HELD = 0.95  # of the steps keep to the time that limits are made for
 _TRIMMED = 0.9  # of the measured steps decide; the rest had something else happen to them
 _ROUNDS = 5
 
@@ -22,6 +25,8 @@ class StepCounts:
 
     `passes` through the decoder, over `tokens` in all, of which `answers` are single ones of running answers; `pairs`
     are thousands of (new token, key that it sees); `batches` through the vision encoder, with `pictures` in all.
+    `short`: by how many tokens passes stay below FILLING; `keys`: thousands of keys that single tokens see, which count
+    as pairs no more: they are read for one token alone.
     """
 
     passes: int = 0
@@ -30,6 +35,8 @@ class StepCounts:
     pairs: float = 0.0
     batches: int = 0
     pictures: int = 0
+    short: int = 0
+    keys: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ class StepCosts:
     pairs: float
     batches: float
     pictures: float
+    short: float = 0.0
+    keys: float = 0.0
     spread: tuple[float, ...] = (1.0,)
 
     def seconds(self, counts: StepCounts) -> float:
@@ -58,13 +67,15 @@ class StepCosts:
             + self.pairs * counts.pairs
             + self.batches * counts.batches
             + self.pictures * counts.pictures
+            + self.short * counts.short
+            + self.keys * counts.keys
         )
 
     def scaled(self, factor: float) -> StepCosts:
         """The costs of a machine that takes `factor` times as long for everything."""
-        weights = (self.step, self.passes, self.answers, self.tokens, self.pairs, self.batches, self.pictures)
-        step, passes, answers, tokens, pairs, batches, pictures = (factor * weight for weight in weights)
-        return StepCosts(step, passes, answers, tokens, pairs, batches, pictures, self.spread)
+        values = asdict(self)
+        spread = values.pop("spread")
+        return StepCosts(**{name: factor * value for name, value in values.items()}, spread=spread)
 
     def frame(self, tokens: int, keys: int) -> float:
         """Seconds that a frame of so many tokens adds to a step, in a session that holds so many keys."""
@@ -72,16 +83,25 @@ class StepCosts:
 
     def answer(self, keys: int) -> float:
         """Seconds that one more answer adds to a step."""
-        return self.seconds(StepCounts(answers=1, tokens=1, pairs=keys / 1000)) - self.step
+        return self.seconds(StepCounts(answers=1, tokens=1, keys=keys / 1000)) - self.step
 
     def limits(self, target: float, frame_tokens: int, keys: int, answers: int, most: StepLimits) -> StepLimits:
-        """The largest step within `most` that takes `target` seconds while `answers` run; a frame at least."""
-        fixed = self.seconds(StepCounts(passes=2, batches=1)) + answers * self.answer(keys)
-        frames = max(1, int((target - fixed) / self.frame(frame_tokens, keys)))
+        """The largest step within `most` that takes `target` seconds while `answers` run; a frame at least.
+
+        All is weighed in tokens of a frame. Two passes are reckoned with, one of them nearly empty, and that of twenty
+        such steps one takes longer than told.
+        """
+        token = (self.frame(frame_tokens, keys) - self.pictures) / frame_tokens
+        answer, picture = self.answer(keys) / token, self.pictures / token
+        aside = self.seconds(StepCounts(passes=2, batches=1, short=FILLING))
+        room = (target / float(np.quantile(self.spread, _HELD)) - aside) / token
+        least = math.ceil(frame_tokens + picture + answers * answer)
         return StepLimits(
-            tokens=min(most.tokens, frames * frame_tokens + answers),
-            pictures=min(most.pictures, frames),
+            tokens=min(most.tokens, max(least, int(room))),
+            pictures=most.pictures,
             floor=min(most.floor, frame_tokens),
+            answer=answer,
+            picture=picture,
         )
 
 
@@ -102,13 +122,17 @@ def fitted(steps: Sequence[tuple[StepCounts, float]]) -> StepCosts:
         trusted = off <= np.quantile(off, _TRIMMED)
     factors = np.sort(seconds / np.maximum(counts @ weights, 1e-9))
     spread = np.quantile(factors, np.linspace(0, 1, min(len(steps), 201)))
-    step, passes, answers, tokens, pairs, batches, pictures = weights.tolist()
-    return StepCosts(step, passes, answers, tokens, pairs, batches, pictures, spread=tuple(spread.tolist()))
+    names = [field.name for field in fields(StepCounts)]
+    found = dict(zip(["step", *names], weights.tolist(), strict=True))
+    return StepCosts(**found, spread=tuple(spread.tolist()))
 
 
 def _positive(shares: Floats) -> Floats:
-    """Weights of columns, none negative, whose sum is nearest to 1 in every row; columns that hinder are left out."""
-    used = np.flatnonzero(shares.any(axis=0))
+    """Weights of columns, none negative, whose sum is nearest to 1 in every row; columns that hinder are left out.
+
+    So are those that say nothing new: where no pass fills a GPU, how far it falls short follows from its tokens.
+    """
+    used = _independent(shares)
     while True:
         found = np.linalg.lstsq(shares[:, used], np.ones(len(shares)), rcond=None)[0]
         if (found >= 0).all() or len(used) == 1:
@@ -116,3 +140,13 @@ def _positive(shares: Floats) -> Floats:
             weights[used] = np.maximum(found, 0)
             return weights
         used = np.delete(used, found.argmin())
+
+
+def _independent(columns: Floats) -> NDArray[np.intp]:
+    """Places of columns none of which follows from those before it."""
+    used: list[int] = []
+    scaled = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+    for place in range(columns.shape[1]):
+        if np.linalg.matrix_rank(scaled[:, [*used, place]], tol=1e-6) > len(used):
+            used.append(place)
+    return np.array(used)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
@@ -37,8 +37,10 @@ from workers.engine.session import Session, taken
 from workers.engine.settings import EngineSettings
 from workers.engine.stepper import Counters, Pixels, Stepper
 from workers.engine.timeline import Bounds
+from workers.engine.watch import Auditor, Unmoved, Watch
 from workers.memory.facts import Facts
 from workers.memory.policies import POLICIES
+from workers.memory.policy import Policy
 from workers.memory.pool import PagePool, PoolExhausted
 from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
@@ -63,8 +65,12 @@ class Engine:
         make_attention: MakeAttention | None = None,
         now: Callable[[], float] = time.monotonic,
         ahead: bool | None = None,
+        policies: Mapping[str, Callable[[], Policy]] = POLICIES,
+        watch: Watch | None = None,
     ) -> None:
         """`pixels` gives a pushed frame's picture; it is read once, before the frame's FrameTaken.
+
+        `policies` says by which memories may be kept, and so what is kept of them; `watch` is told what steps do.
 
         `ahead`: the device is given a step before the host has read what was drawn in the one before, so that neither
         waits for the other. None: where there is a GPU.
@@ -79,13 +85,21 @@ class Engine:
         make_attention = make_attention or (lambda store, turn: attention_for(store, turn, heads))
         attention = make_attention(self.pool.store, self._turn)
         self._graphs = self._captured(attention)
-        runner = Runner(checkpoint.model.decoder, attention, self._graphs)
-        limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
+        self.runner = Runner(checkpoint.model.decoder, attention, self._graphs)
+        limits = StepLimits(
+            settings.step_tokens,
+            settings.step_pictures,
+            settings.floor_tokens,
+            settings.answer_tokens,
+            settings.picture_tokens,
+        )
         self._trained_length = settings.trained_length or checkpoint.config.text.trained_length
         self.sessions: dict[str, Session] = {}
         device = self.pool.store.keys.device
         pace = Pace(device, device.type == "cuda" if ahead is None else ahead)
-        self._stepper = Stepper(runner, self._eye, pixels, limits, self._say_whose, pace)
+        self._policies = policies
+        self._watch = watch or (Auditor(self.sessions) if settings.check_books else Unmoved())
+        self._stepper = Stepper(self.runner, self._eye, pixels, limits, self._say_whose, pace, self._watch)
         self._governor = Governor(CAPACITY) if settings.frame_seconds else None
         self._working: list[str] = []
         self._groups = 0
@@ -104,7 +118,7 @@ class Engine:
             default_budget_tokens=min(self._settings.default_budget, tokens),
             max_budget_tokens=tokens,
             bytes_per_token=self.pool.page_bytes // self.pool.page_size,
-            policies=list(POLICIES),
+            policies=list(self._policies),
         )
         return Ready(card=card, capacity_tokens=tokens, frame_seconds=self._settings.frame_seconds)
 
@@ -186,7 +200,7 @@ class Engine:
             self._emit(SessionClosed(session_id=session.id))
 
     def _open(self, command: OpenSession) -> None:
-        make_policy = POLICIES.get(command.policy)
+        make_policy = self._policies.get(command.policy)
         page_size = self.pool.page_size
         pages = command.budget_tokens // page_size
         bounds = self._bounds(pages)
@@ -195,7 +209,7 @@ class Engine:
         if command.session_id in self.sessions:
             self._refuse(command.session_id, "duplicate_session", "a session of this id is open")
         elif make_policy is None:
-            self._refuse(command.session_id, "unknown_policy", f"policies are {', '.join(POLICIES)}")
+            self._refuse(command.session_id, "unknown_policy", f"policies are {', '.join(self._policies)}")
         elif bounds.pages * page_size < smallest or header + self._eye.tokens > bounds.trained_length // 2:
             message = f"{command.budget_tokens} tokens are too few for {header} of instructions and two frames"
             self._refuse(command.session_id, "budget_too_small", message)
@@ -205,7 +219,7 @@ class Engine:
             except PoolExhausted as error:
                 self._refuse(command.session_id, "no_capacity", str(error))
                 return
-            trunk = Trunk(share, Facts(), make_policy(), self._turn)
+            trunk = Trunk(share, Facts(), make_policy(), self._turn, self._watch)
             changes = self._changes(bounds)
             self.sessions[command.session_id] = Session(command, trunk, bounds, self._voice, self._emit, changes)
             self._emit(Opened(session_id=command.session_id, kv_budget_bytes=pages * self.pool.page_bytes))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 READING_RATE = 5.0  # tokens a second that a person reads at most (Andes, arXiv:2404.16283, has 4.8)
 SLACK_S = 5.0  # a reader with so much unread text notices no pause
+PRESSING_S = 0.5  # before its deadline a frame is worth that pause
 
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
     """What one step may take: decoder tokens, and pictures through the vision encoder.
 
-    Prompts and frames are sure of a `floor` of tokens however many answers run, so that no answer stops the video.
+    Prompts and frames are sure of a `floor` of tokens however many answers run, so that no answer stops the video. Of
+    the tokens, a running `answer` takes as many as its time is worth, and so does a `picture` that has to be encoded.
     """
 
     tokens: int
     pictures: int
     floor: int
+    answer: float = 1.0
+    picture: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +84,52 @@ def plan(
     """Running answers first, then prompts in their order, then frames, whole: by their sessions' turns, then by
     deadline. By deadline alone a session that sends too much would make everybody's frames late.
 
-    Where not everything fits, answers whose readers have enough to read wait. However little is left, the first prompt
-    gets on and the first frame is taken.
+    Where not everything fits and a frame would be lost over it, answers whose readers have enough to read wait. However
+    little is left, the first prompt gets on and the first frame is taken.
     """
-    wanted = sum(prompt.tokens for prompt in prompts) + sum(frame.tokens for frame in frames if frame.due)
-    pressed = len(answers) + wanted > limits.tokens
-    going = tuple(not pressed or reading.unread(now) < SLACK_S for reading in answers)
-    room = max(limits.tokens - sum(going), limits.floor)
+    going = _going(limits, answers, prompts, frames, now)
+    room = max(limits.tokens - limits.answer * sum(going), limits.floor)
     pieces = []
     for prompt in prompts:
-        taken = prompt.tokens if prompt.whole and room > 0 else min(prompt.tokens, max(room, 0))
+        taken = prompt.tokens if prompt.whole and room > 0 else min(prompt.tokens, max(int(room), 0))
         pieces.append(taken)
         room -= taken
     encode, prefill = _frames(limits, room, frames)
     return StepPlan(going, tuple(pieces), encode, prefill)
 
 
-def _frames(limits: StepLimits, room: int, frames: Sequence[Upcoming]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _going(
+    limits: StepLimits, answers: Sequence[Reading], prompts: Sequence[Prompt], frames: Sequence[Upcoming], now: float
+) -> tuple[bool, ...]:
+    """Which answers get their token: all of them, unless frames that are nearly late do not fit beside them."""
+    due = [frame for frame in frames if frame.due]
+    wanted = sum(prompt.tokens for prompt in prompts) + sum(_weight(limits, frame) for frame in due)
+    pressed = (
+        limits.answer * len(answers) + wanted > limits.tokens
+        and min((frame.deadline for frame in due), default=math.inf) < now + PRESSING_S
+    )
+    return tuple(not pressed or reading.unread(now) < SLACK_S for reading in answers)
+
+
+def _weight(limits: StepLimits, frame: Upcoming) -> float:
+    """What a frame takes of a step's tokens, its own and those that encoding it is worth."""
+    return frame.tokens * frame.due + limits.picture * (not frame.encoded)
+
+
+def _frames(limits: StepLimits, room: float, frames: Sequence[Upcoming]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Pictures to encode and frames to prefill; a frame that is not encoded needs a place among the pictures."""
     encode: list[int] = []
     prefill: list[int] = []
     for place in sorted(range(len(frames)), key=lambda place: (frames[place].turn, frames[place].deadline)):
         frame = frames[place]
+        weight = _weight(limits, frame)
+        fits = weight <= room or (frame.due and not prefill)
         if not frame.encoded:
-            if len(encode) == limits.pictures:
+            if len(encode) == limits.pictures or not (fits or limits.picture <= room):
                 continue
             encode.append(place)
-        if frame.due and (frame.tokens <= room or not prefill):
+            room -= limits.picture
+        if frame.due and fits:
             prefill.append(place)
             room -= frame.tokens
     return tuple(encode), tuple(prefill)

@@ -11,10 +11,12 @@ class EngineSettings:
 
     `pool_tokens`: KV slots of the whole pool. `step_tokens`, `step_pictures`: what one step may take through decoder
     and vision tower; `floor_tokens`: what is left of it for prompts and frames however many answers run.
+    `answer_tokens`, `picture_tokens`: how many of its tokens an answer and a picture are worth, by the time they take.
     `frame_seconds`: what a frame costs, as measured; 0: unknown, and then nothing hangs on it. `head_groups`: into how
     many groups a layer's KV heads are divided; under policies that select tokens, each group keeps its own.
     `drop_threshold`: a patch is kept again if its colours changed by more than so much of 255 since it was last kept; 0
     keeps all of every frame. `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
+    `check_books`: holds the books against what sessions have at every compaction.
     """
 
     name: str = "model"
@@ -24,8 +26,11 @@ class EngineSettings:
     step_tokens: int = 256
     step_pictures: int = 4
     floor_tokens: int = 64
+    answer_tokens: float = 1.0
+    picture_tokens: float = 0.0
     frame_seconds: float = 0.0
     head_groups: int = 1
     drop_threshold: int = 0
     trained_length: int | None = None
     reanchor: bool = True
+    check_books: bool = False

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from workers.engine.batch import Following, Runner, Work
 from workers.engine.branch import Branch
-from workers.engine.costs import StepCounts
+from workers.engine.costs import FILLING, StepCounts
 from workers.engine.fairness import Turns
 from workers.engine.incoming import Frame
 from workers.engine.messages import PushFrame
 from workers.engine.pace import Heard, Pace
-from workers.engine.sampler import sample
+from workers.engine.sampler import Drawn, Sampler, sample
 from workers.engine.scheduler import Prompt, Reading, StepLimits, Upcoming, plan
 from workers.engine.session import Session
 from workers.engine.timeline import Writing
+from workers.engine.watch import Watch
 from workers.memory.trunk import shrink
 from workers.perception.vision import Eye, Picture
 
@@ -37,12 +38,17 @@ Shown = tuple[Session, Frame, Writing]  # a frame under way into its session's t
 
 @dataclass(slots=True)
 class Counters:
-    """What was done since the start; `pairs` are of a new token and a key in memory that it sees."""
+    """What was done since the start; `pairs` are of a new token and a key in memory that it sees.
+
+    Those of single tokens are `keys`; `short` is by how many tokens passes stayed below FILLING.
+    """
 
     steps: int = 0
     passes: int = 0
     tokens: int = 0
     pairs: int = 0
+    keys: int = 0
+    short: int = 0
     batches: int = 0
     pictures: int = 0
     frames: int = 0
@@ -61,6 +67,8 @@ class Counters:
             pairs=(self.pairs - before.pairs) / 1000,
             batches=self.batches - before.batches,
             pictures=self.pictures - before.pictures,
+            short=self.short - before.short,
+            keys=(self.keys - before.keys) / 1000,
         )
 
 
@@ -70,9 +78,17 @@ class Stepper:
     """
 
     def __init__(
-        self, runner: Runner, eye: Eye, pixels: Pixels, limits: StepLimits, say_whose: SayWhose, pace: Pace
+        self,
+        runner: Runner,
+        eye: Eye,
+        pixels: Pixels,
+        limits: StepLimits,
+        say_whose: SayWhose,
+        pace: Pace,
+        watch: Watch,
     ) -> None:
-        self._runner, self._eye, self._pixels, self.limits = runner, eye, pixels, limits
+        """`watch` is told of what goes through the decoder, and of what is drawn after it."""
+        self._runner, self._eye, self._pixels, self.limits, self._watch = runner, eye, pixels, limits, watch
         self._begun: WeakKeyDictionary[Branch, float] = WeakKeyDictionary()
         self._say_whose, self._pace = say_whose, pace
         self._turns = Turns()
@@ -136,10 +152,19 @@ class Stepper:
     def _run(self, works: Sequence[Work]) -> Tensor:
         """A pass through the decoder, counted."""
         self.counters.passes += 1
-        self.counters.tokens += sum(len(work.tokens) for work in works)
-        self.counters.pairs += sum(len(work.tokens) * sum(part.tokens for part in work.parts) for work in works)
+        tokens = sum(len(work.tokens) for work in works)
+        self.counters.tokens += tokens
+        self.counters.short += max(0, FILLING - tokens)
+        for work in works:
+            seen = sum(part.tokens for part in work.parts)
+            if len(work.tokens) == 1:
+                self.counters.keys += seen
+            else:
+                self.counters.pairs += len(work.tokens) * seen
         with self._timed("decoder_seconds"):
-            return self._runner.run(works)
+            logits = self._runner.run(works)
+        self._watch.passed(works, logits)
+        return logits
 
     def _say(self, wanted: Sequence[tuple[Session, Branch, int]], beside: Sequence[Session]) -> Heard | None:
         """Running answers and questions, and the frames of sessions `beside` them, in one pass."""
@@ -155,7 +180,7 @@ class Stepper:
         self._commit_frames(shown)
         with self._timed("decoder_seconds"):
             heard = [(session, saying) for session, saying in sayings if saying.work.wanted]
-            drawn = sample(logits, [saying.branch.sampler for _, saying in heard])
+            drawn = self._draw(logits, [saying.branch.sampler for _, saying in heard])
         following = {id(saying): Following(drawn, row) for row, (_, saying) in enumerate(heard)}
         for session, saying in sayings:
             if saying.branch.unread:
@@ -164,6 +189,12 @@ class Stepper:
                 self.counters.decode_tokens += 1
             session.answers.said(saying, following.get(id(saying)))
         return Heard([(session.answers, saying, following[id(saying)]) for session, saying in heard], drawn)
+
+    def _draw(self, logits: Tensor, samplers: Sequence[Sampler]) -> Drawn:
+        self._watch.drawing(samplers)
+        drawn = sample(logits, samplers)
+        self._watch.drew(drawn)
+        return drawn
 
     def _write_texts(self, sessions: Sequence[Session]) -> None:
         drawn = [(session, session.draw_text()) for session in sessions]

@@ -126,7 +126,7 @@ class _Batch:
             recent_trunk=self._recent_trunk,
             places=self._places,
         )
-        places = _best(candidates, self._rank(candidates))
+        places = best(candidates, self._rank(candidates))
         told = told.gather(-1, places.expand(5, -1, -1, -1))
         keys = _picked(keys, places)
         if self._turns is not None:
@@ -142,6 +142,18 @@ class _Batch:
         return self._turn(keys.flatten(0, 2), -positions.flatten(1).long()).view(keys.shape)
 
 
+def best(candidates: Candidates, scores: Tensor) -> Tensor:
+    """Places int64 [layers, groups, all counts] of the best of each trunk among all candidates, in their order."""
+    padded = candidates.padded(scores)
+    chosen = padded.topk(max(candidates.counts), dim=-1).indices
+    for each, count in zip(chosen, candidates.counts, strict=True):
+        each[..., count:] = padded.shape[-1]
+    ordered = chosen.sort(dim=-1).values
+    offsets = np.cumsum((0, *candidates.sizes[:-1])).tolist()
+    counted = zip(ordered, candidates.counts, offsets, strict=True)
+    return torch.cat([each[..., :count] + offset for each, count, offset in counted], dim=-1)
+
+
 def side_by_side(slots: Sequence[Slots]) -> Slots:
     """Slots [layers, groups, n] or [1, 1, n] as one, its planes spelled out only if some are."""
     planes = max((each.shape[:2] for each in slots), default=(1, 1))
@@ -154,18 +166,6 @@ def _planes(slots: Tensor, first: int, last: int, groups: int) -> tuple[Tensor, 
     layer = torch.arange(first, last, device=slots.device)[:, None, None]
     group = torch.arange(groups, device=slots.device)[None, :, None]
     return layer, group, slots if len(slots) == 1 else slots[first:last]
-
-
-def _best(candidates: Candidates, scores: Tensor) -> Tensor:
-    """Places int64 [layers, groups, all counts] of the best of each trunk among all candidates, in their order."""
-    padded = candidates.padded(scores)
-    best = padded.topk(max(candidates.counts), dim=-1).indices
-    for each, count in zip(best, candidates.counts, strict=True):
-        each[..., count:] = padded.shape[-1]
-    ordered = best.sort(dim=-1).values
-    offsets = np.cumsum((0, *candidates.sizes[:-1])).tolist()
-    counted = zip(ordered, candidates.counts, offsets, strict=True)
-    return torch.cat([each[..., :count] + offset for each, count, offset in counted], dim=-1)
 
 
 def _picked(entries: Tensor, places: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ from workers.memory.policy import Contents, Keep, Policy, Rank
 from workers.memory.pool import Share
 
 RECENT = 8  # newest frames that survivors are compared with
+
+
+class Watch(Protocol):
+    """Is told of each compaction: what was gathered and what is `told` of the survivors, then that all of it is done."""
+
+    def gathered(self, jobs: Sequence[Gathering], told: Sequence[Tensor]) -> None: ...
+
+    def compacted(self, trunks: Sequence[Trunk]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +56,10 @@ class Leaving:
 class Trunk(Chain):
     """Blocks, oldest first, of which the first is the header."""
 
-    def __init__(self, share: Share, facts: Facts, policy: Policy, turn: Turn) -> None:
+    def __init__(self, share: Share, facts: Facts, policy: Policy, turn: Turn, watch: Watch | None = None) -> None:
+        """`watch` is told of compactions, and is the same for all trunks in a pool."""
         super().__init__(share, facts)
-        self.policy, self.turn_keys = policy, turn
+        self.policy, self.turn_keys, self.watch = policy, turn, watch
         self._unread: list[Readback] = []
 
     def snapshot(self) -> Snapshot:
@@ -160,12 +170,18 @@ class Trunk(Chain):
 
 def compact(keeps: Sequence[tuple[Trunk, Keep]]) -> None:
     """Keeps of trunks in one pool what is to stay of each."""
-    left = [leaving for trunk, keep in keeps if not keep.whole.all() and (leaving := trunk.let_go(keep))]
+    changed = [(trunk, keep) for trunk, keep in keeps if not keep.whole.all()]
+    left = [leaving for trunk, keep in changed if (leaving := trunk.let_go(keep))]
+    watch = keeps[0][0].watch if keeps else None
     if left:
-        trunk = left[0].trunk
-        told = gather(trunk.share.pool.store, trunk.turn_keys, [leaving.job for leaving in left])
+        trunk, jobs = left[0].trunk, [leaving.job for leaving in left]
+        told = gather(trunk.share.pool.store, trunk.turn_keys, jobs)
         for leaving, survivors in zip(left, told, strict=True):
             leaving.trunk.take_in(leaving, survivors)
+        if watch is not None:
+            watch.gathered(jobs, told)
+    if watch is not None and changed:
+        watch.compacted([trunk for trunk, _ in changed])
 
 
 def shrink(demands: Sequence[tuple[Trunk, int]]) -> list[bool]:

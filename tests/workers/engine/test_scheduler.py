@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.fairness import Turns
-from workers.engine.scheduler import SLACK_S, Prompt, Reading, StepLimits, Upcoming, plan
+from workers.engine.scheduler import PRESSING_S, SLACK_S, Prompt, Reading, StepLimits, Upcoming, plan
 
 pytestmark = pytest.mark.unit
 
@@ -136,6 +136,30 @@ def test_a_reader_with_enough_to_read_waits_where_not_everything_fits() -> None:
     assert plan(LIMITS, [fast, slow], [], frames, now=20.0).answers == (True, True), "it has been read"
 
 
+def test_answers_wait_only_where_a_frame_would_be_lost_over_them() -> None:
+    """A queue alone is no reason: what is fed as fast as it goes, and what is far from late, stop no answer."""
+    ahead = Reading(sent=1000, since=0.0)
+    for lateness, goes in ((math.inf, True), (PRESSING_S + 0.1, True), (PRESSING_S - 0.1, False), (-1.0, False)):
+        frames = [frame(10.0 + lateness) for _ in range(9)]
+        assert plan(LIMITS, [ahead], [], frames, now=10.0).answers == (goes,), lateness
+
+
+def test_answers_and_pictures_weigh_what_their_time_is_worth() -> None:
+    limits = StepLimits(tokens=1000, pictures=9, floor=64, answer=10.0, picture=100.0)
+    fresh, seen = [frame(encoded=False, tokens=200)] * 9, [frame(tokens=200)] * 9
+    assert len(plan(limits, [], [], fresh).frames) == 3
+    assert len(plan(limits, [], [], seen).frames) == 5
+    assert len(plan(limits, readers(40), [], fresh).frames) == 2
+    assert len(plan(limits, [], [], [frame(encoded=False, tokens=20)] * 9).frames) == 8
+
+
+def test_pictures_are_encoded_ahead_only_where_there_is_time_left() -> None:
+    limits = StepLimits(tokens=450, pictures=9, floor=64, picture=100.0)
+    frames = [frame(encoded=False, tokens=200), *[frame(encoded=False, due=False)] * 3]
+    step = plan(limits, [], [], frames)
+    assert (step.encode, step.frames) == ((0, 1), (0,))
+
+
 def test_frames_that_wait_for_something_else_press_nobody() -> None:
     waiting = [frame(due=False)] * 9
     assert plan(LIMITS, [Reading(100, 0.0)], [], waiting, now=1.0).answers == (True,)
@@ -175,7 +199,7 @@ def test_no_answer_waits_longer_than_its_reader_needs() -> None:
     sent, now = [0] * 8, 0.0
     for _ in range(4000):
         now += 0.05
-        frames = [frame(now + n) for n in range(8)]
+        frames = [frame(now + n / 10) for n in range(8)]
         step = plan(LIMITS, [Reading(count, 0.0) for count in sent], [], frames, now)
         sent = [count + goes for count, goes in zip(sent, step.answers, strict=True)]
         assert min(Reading(count, 0.0).unread(now) for count in sent) > 0
