@@ -13,13 +13,20 @@ from torch import Tensor
 _WARM_UPS = 2
 
 
+class Memory:
+    """What graphs compute in, shared by several of which one runs at a time. Their outputs do not overlap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
 class Captured:
     """A computation over fixed inputs; `replay` computes it again from whatever they hold by then."""
 
-    def __init__(self, compute: Callable[[], Tensor], device: torch.device) -> None:
-        """`compute` is run a few times, then captured."""
+    def __init__(self, compute: Callable[[], Tensor], device: torch.device, memory: Memory | None = None) -> None:
+        """`compute` is run a few times, then captured; it computes in `memory`, by default in some of its own."""
         self._compute = compute
-        self._graph = self._captured(compute) if device.type == "cuda" else None
+        self._graph = self._captured(compute, memory) if device.type == "cuda" else None
 
     def replay(self) -> Tensor:
         """The output; on a GPU in the same place each time, what was there before being gone."""
@@ -28,7 +35,7 @@ class Captured:
         self._graph.replay()
         return self._output
 
-    def _captured(self, compute: Callable[[], Tensor]) -> torch.cuda.CUDAGraph:
+    def _captured(self, compute: Callable[[], Tensor], memory: Memory | None) -> torch.cuda.CUDAGraph:
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -36,6 +43,6 @@ class Captured:
                 compute()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=None if memory is None else memory.pool):
             self._output = compute()
         return graph

@@ -1,15 +1,17 @@
 """Qwen2.5-VL (arXiv:2502.13923): its configuration, and its vision tower with windows and 2 x 2 merging."""
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from workers.models import vision
+from workers.models.afterimages import Afterimages, Glance
 from workers.models.config import ModelConfig, Section, TextConfig, VisionConfig, text_config, vision_section
 from workers.models.errors import CheckpointError
 from workers.models.layers import RMSNorm, SwiGLU
 from workers.models.rope import Rotation
-from workers.models.windows import Run
+from workers.models.windows import Run, WindowLayout
 
 
 class VisionBlock(nn.Module):
@@ -20,9 +22,9 @@ class VisionBlock(nn.Module):
         self.attn = vision.VisionAttention(config)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=True)
 
-    def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, mix: vision.Mix) -> Tensor:
         x, normed = self.norm1.sum(x, None, self.attn.qkv)
-        x, normed = self.norm2.sum(x, self.attn(normed, rotation, runs), self.mlp.reader)
+        x, normed = self.norm2.sum(x, self.attn(normed, rotation, mix), self.mlp.reader)
         out: Tensor = x + self.mlp(normed)
         return out
 
@@ -52,14 +54,38 @@ class VisionTower(vision.VisionTower):
     def forward(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
         items, (times, height, width) = len(patches), grid
         layout = self.layout(height, width, patches.device)
-        units = len(layout.order)
-        x = self.patch_embed(patches).view(items * times, units, -1)
-        x = x.index_select(1, layout.order).view(items * times, height * width, -1)
+        x = self._sorted(patches.view(items * times, height * width, -1), layout)
+        windows, whole = vision.within(layout.windows), vision.within(layout.whole)
+        for index, block in enumerate(self.blocks):
+            x = block(x, layout.rotation, whole if index in self.config.full_attention_blocks else windows)
+        tokens: Tensor = self.merger(x, len(layout.order)).index_select(1, layout.inverse)
+        return tokens.view(items, times * len(layout.order), -1)
+
+    def afterimages(self, height: int, width: int, streams: int) -> Afterimages | None:
+        weight = self.merger.ln_q.weight
+        layout = self.layout(height, width, weight.device)
+        if len(layout.windows) > 1 or layout.windows == layout.whole:
+            return None
+        return Afterimages(self.config, layout, streams, weight.dtype)
+
+    def glimpse(self, patches: Tensor, afterimages: Afterimages, glance: Glance) -> Tensor:
+        layout = afterimages.layout
+        (run,) = layout.windows
+        x = self._sorted(patches, layout).view(len(patches) * run.count, run.length, -1)
+        x = x.index_select(0, glance.windows).view(1, len(glance.windows) * run.length, -1)
+        rotation, alone = afterimages.rotation(glance), vision.within((Run(0, len(glance.windows), run.length),))
         for index, block in enumerate(self.blocks):
             full = index in self.config.full_attention_blocks
-            x = block(x, layout.rotation, layout.whole if full else layout.windows)
-        tokens: Tensor = self.merger(x, units).index_select(1, layout.inverse)
-        return tokens.view(items, times * units, -1)
+            x = block(x, rotation, partial(afterimages.attend, index, glance) if full else alone)
+        units = run.length // self.config.merge_size**2
+        seen: Tensor = self.merger(x, len(glance.windows) * units).view(len(glance.windows), units, -1)
+        tokens = seen.new_zeros(len(patches) * run.count, units, seen.shape[-1]).index_copy(0, glance.windows, seen)
+        return tokens.view(len(patches), run.count * units, -1).index_select(1, layout.inverse)
+
+    def _sorted(self, patches: Tensor, layout: WindowLayout) -> Tensor:
+        """Patches [n, h * w, patch_dim] as vectors [n, h * w, hidden], window by window."""
+        x: Tensor = self.patch_embed(patches).view(len(patches), len(layout.order), -1)
+        return x.index_select(1, layout.order).view(*patches.shape[:2], -1)
 
 
 def parse(root: Section) -> ModelConfig:

@@ -20,7 +20,6 @@ from workers.models.config import (
 )
 from workers.models.errors import CheckpointError, UnsupportedModel
 from workers.models.rope import Rotation
-from workers.models.windows import Run
 
 # The clock needs no rate where frames stand behind timestamps; this is how many a second the family was trained on.
 _TRAINED_FPS = 2.0
@@ -45,8 +44,8 @@ class VisionBlock(nn.Module):
         self.attn = vision.VisionAttention(config)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
-        x = x + self.attn(self.norm1(x), rotation, runs)
+    def forward(self, x: Tensor, rotation: Rotation, mix: vision.Mix) -> Tensor:
+        x = x + self.attn(self.norm1(x), rotation, mix)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -84,8 +83,9 @@ class VisionTower(vision.VisionTower):
         x = self.patch_embed(patches).view(items * times, height * width, -1)
         x = x + self._positions(height, width)
         mergers, deep = iter(self.deepstack_merger_list), []
+        whole = vision.within(layout.whole)
         for index, block in enumerate(self.blocks):
-            x = block(x, layout.rotation, layout.whole)
+            x = block(x, layout.rotation, whole)
             if index in self.config.deepstack_blocks:
                 deep.append(next(mergers)(x))
         tokens = torch.cat((self.merger(x), *deep), dim=-1)

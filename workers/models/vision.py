@@ -1,17 +1,22 @@
 """What the families' vision towers have in common."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.models.afterimages import Afterimages, Glance
 from workers.models.config import VisionConfig
 from workers.models.fusion import Rows, rotated
 from workers.models.rope import Rotation
 from workers.models.windows import Run, WindowLayout, window_layout
 
 _LAYOUTS_KEPT = 64
+
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From queries, keys, values [n, patches, heads, head_dim] to what the queries see, [n, patches, heads * head_dim]."""
 
 
 class PatchEmbed(nn.Module):
@@ -35,8 +40,25 @@ class PatchEmbed(nn.Module):
         return F.linear(patches.to(weight.dtype), weight, self.bias)
 
 
-class VisionAttention(nn.Module):
+def within(runs: tuple[Run, ...]) -> Mix:
     """Attention inside each run's windows; all windows of one shape are one batch."""
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = [_mixed(q, k, v, run) for run in runs]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+    return mix
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, run: Run) -> Tensor:
+    pictures, patches = len(q), run.count * run.length
+    shape = (pictures * run.count, run.length, *q.shape[2:])
+    q, k, v = (part.narrow(1, run.start, patches).reshape(shape).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(pictures, patches, -1)
+
+
+class VisionAttention(nn.Module):
+    """Attention around whatever says what each patch sees."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -44,19 +66,11 @@ class VisionAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Rows, rotation: Rotation, runs: tuple[Run, ...]) -> Tensor:
+    def forward(self, x: Rows, rotation: Rotation, mix: Mix) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self._heads, self._head_dim))
         q, k = rotated(qkv[:, :, :2].flatten(2, 3), rotation).chunk(2, dim=2)
-        v = qkv[:, :, 2]
-        mixed = [self._attend(q, k, v, run) for run in runs]
-        out: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1))
+        out: Tensor = self.proj(mix(q, k, qkv[:, :, 2]))
         return out
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, run: Run) -> Tensor:
-        pictures, patches = len(q), run.count * run.length
-        shape = (pictures * run.count, run.length, self._heads, self._head_dim)
-        q, k, v = (part.narrow(1, run.start, patches).reshape(shape).transpose(1, 2) for part in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(pictures, patches, -1)
 
 
 class VisionTower(nn.Module):
@@ -76,6 +90,18 @@ class VisionTower(nn.Module):
         A token is one row: its embedding and, side by side after it, one feature of the same size for each of the
         deepstack blocks, so that whatever picks tokens picks all that belongs to them. `decoder.placed` takes it apart.
         """
+        raise NotImplementedError
+
+    def afterimages(self, height: int, width: int, streams: int) -> Afterimages | None:
+        """Room for what so many streams' pictures of height x width patches leave behind, to be used by `glimpse`.
+
+        None where nothing of a picture can be spared: a family without windows, or a shape that they do not divide.
+        """
+        return None
+
+    def glimpse(self, patches: Tensor, afterimages: Afterimages, glance: Glance) -> Tensor:
+        """Tokens [n, h * w / merge^2, width] of pictures like `forward`'s, those of the glance's windows alone: what
+        the others have is undefined."""
         raise NotImplementedError
 
     def layout(self, height: int, width: int, device: torch.device) -> WindowLayout:

@@ -14,31 +14,41 @@ from workers.models.capture import Captured
 from workers.models.layers import SwiGLU
 from workers.models.pixels import PixelFormat, resized
 from workers.models.vision import VisionTower
-
-Picture = NDArray[np.uint8]  # [height, width, 3], RGB
+from workers.perception.canvas import Canvas
+from workers.perception.canvas import Picture as Picture
+from workers.perception.changes import Patches
+from workers.perception.glimpses import Change, Glimpses
 
 _BATCHES = (8, 4, 2, 1)
 _GRAPHS_KEPT = 16
 _ALIGNED = 128
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Features:
     """A frame for the decoder: height x width merged patches as tokens [height * width, width of the tower's tokens].
 
-    They are row major, and each row holds all that belongs to its token.
+    They are row major, and each row holds all that belongs to its token. `seen`: those that were computed; None: all.
     """
 
     tokens: Tensor
     height: int
     width: int
+    seen: NDArray[np.bool_] | None = None
+
+    def tell(self, patches: Patches | None) -> bool:
+        """Whether these patches, None meaning all, are among those that were computed."""
+        return self.seen is None or bool((self.seen if patches is None else self.seen[patches]).all())
 
 
 class Eye:
     """Encodes streams' pictures; none gets more tokens than the square picture of the model's default size."""
 
-    def __init__(self, tower: VisionTower, pixels: PixelFormat) -> None:
-        """The tower is the eye's alone from here on: on a GPU its layers are padded to sizes that it takes faster."""
+    def __init__(self, tower: VisionTower, pixels: PixelFormat, streams: int = 0) -> None:
+        """The tower is the eye's alone from here on: on a GPU its layers are padded to sizes that it takes faster.
+
+        `streams`: of how many it remembers what stands still, where the tower can.
+        """
         self._tower = tower
         self._pixels = replace(pixels, max_pixels=max(pixels.side**2, pixels.min_pixels))
         self._weight = next(tower.parameters())
@@ -47,6 +57,7 @@ class Eye:
             for layer in tower.modules():
                 if isinstance(layer, SwiGLU):
                     layer.pad(_ALIGNED)
+        self._glimpses = Glimpses.of(tower, self._pixels, streams) if streams else None
 
     @property
     def side(self) -> int:
@@ -67,18 +78,35 @@ class Eye:
         if self._weight.is_cuda:
             blank = np.zeros((self.side, self.side, 3), dtype=np.uint8)
             self.encode([blank] * sum(_BATCHES))
+            if self._glimpses is not None:
+                with torch.inference_mode():
+                    self._glimpses.warm()
 
     @torch.inference_mode()
-    def encode(self, pictures: Sequence[Picture]) -> list[Features]:
-        """Features of pictures, in their order."""
+    def encode(self, pictures: Sequence[Picture], changes: Sequence[Change | None] | None = None) -> list[Features]:
+        """Features of pictures, in their order; `changes`: where no more than that is wanted of one."""
         fitted = [resized(picture, *self._pixels.fitted(*picture.shape[:2])) for picture in pictures]
-        features: dict[int, Features] = {}
-        for shape in dict.fromkeys(picture.shape for picture in fitted):
-            alike = [index for index, picture in enumerate(fitted) if picture.shape == shape]
+        features = self._encode_changes(fitted, changes or [None] * len(fitted))
+        whole = [index for index in range(len(fitted)) if index not in features]
+        for shape in dict.fromkeys(fitted[index].shape for index in whole):
+            alike = [index for index in whole if fitted[index].shape == shape]
             tokens = self._encode_alike([fitted[index] for index in alike])
             height, width = self._pixels.grid(*shape[:2])
             features.update((index, Features(tokens[i], height, width)) for i, index in enumerate(alike))
         return [features[index] for index in range(len(fitted))]
+
+    def _encode_changes(self, pictures: Sequence[Picture], changes: Sequence[Change | None]) -> dict[int, Features]:
+        """Features of those pictures that need not be encoded whole, by their places."""
+        if self._glimpses is None:
+            return {}
+        usual, grid = (self.side, self.side), self._pixels.grid(self.side, self.side)
+        known = {
+            index: change
+            for index, change in enumerate(changes)
+            if change is not None and pictures[index].shape[:2] == usual
+        }
+        seen = self._glimpses.encode([pictures[index] for index in known], list(known.values()))
+        return {index: Features(tokens, *grid, told) for index, (tokens, told) in zip(known, seen, strict=True)}
 
     def _encode_alike(self, pictures: Sequence[Picture]) -> Tensor:
         """Tokens [n, tokens, width] of pictures of one shape."""
@@ -110,12 +138,10 @@ class Graphed:
     """The way from so many pictures of one shape to their tokens as one graph."""
 
     def __init__(self, eye: Eye, batch: int, shape: tuple[int, ...], device: torch.device) -> None:
-        self._pictures = torch.zeros((batch, *shape), dtype=torch.uint8, device=device)
-        self._captured = Captured(lambda: eye._see(self._pictures), device)
+        self._canvas = Canvas(batch, shape, device)
+        self._captured = Captured(lambda: eye._see(self._canvas.pixels), device)
 
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
         """Tokens [n, tokens, width], which are the caller's."""
-        staged = torch.empty(self._pictures.shape, dtype=torch.uint8, pin_memory=self._pictures.is_cuda)
-        np.stack(pictures, out=staged.numpy())
-        self._pictures.copy_(staged, non_blocking=True)
+        self._canvas.show(pictures)
         return self._captured.replay().clone()
