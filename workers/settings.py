@@ -28,6 +28,7 @@ class Settings(FileSettings):
     check_books: bool = Field(default=False, description="audit the memory at every compaction; takes time")
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] | None = Field(default=None, description="default: by device")
+    weights: Literal["fp8"] | None = Field(default=None, description="matrices in eight bits; default: in dtype")
     trained_length: int | None = Field(default=None, description="largest distance of positions; default: the model's")
     pool_tokens: int | None = Field(default=None, description="KV slots of all sessions together; default: by device")
     step_tokens: int | None = Field(default=None, description="decoder tokens in one step; default: by device")
@@ -54,7 +55,7 @@ class Settings(FileSettings):
 
     def engine_arguments(self) -> list[str]:
         """What the engine process is started with."""
-        options = ("model", "revision", "cache_dir", "device", "dtype", "trained_length")
+        options = ("model", "revision", "cache_dir", "device", "dtype", "weights", "trained_length")
         sizes = ("pool_tokens", "step_tokens", "step_pictures", "slo_itl_ms", "threads")
         arguments: list[str] = []
         for name in (*options, *sizes, "head_groups", "drop_threshold"):

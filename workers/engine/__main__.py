@@ -53,7 +53,7 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         trained_length=arguments.trained_length,
         check_books=arguments.check_books,
     )
-    checkpoint = open_checkpoint(folder, arguments.device, dtype)
+    checkpoint = open_checkpoint(folder, arguments.device, dtype, weights=arguments.weights)
     if target:
         settings = calibrated(checkpoint, settings, target / 1000)
     engine = Engine(checkpoint, settings, lambda frame: ring.pixels(frame.slot, frame.height, frame.width), emit)
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--offline", action="store_true", help="download nothing")
     model.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     model.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on cpu, bfloat16 on cuda")
+    model.add_argument("--weights", choices=("fp8",), help="matrices in eight bits; default: in dtype")
     model.add_argument("--trained-length", type=int, help="largest distance between positions; default: the model's")
     sizes = parser.add_argument_group("sizes")
     sizes.add_argument("--pool-tokens", type=int, help="KV slots for all sessions together")
