@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.machine import machine
-from workers.models.eightbit import ScaledLinear
+from bench.random_model import random_checkpoint
+from workers.models.eightbit import ScaledLinear, convert
 from workers.models.fusion import gated, gated_scaled, normed, scaled
+from workers.perception.vision import Eye
 
 # Inputs and outputs, those of the vision tower as padded; rows of decoder and vision tower.
 DECODER = {
@@ -62,7 +65,7 @@ def main() -> None:
     figures = {}
     torch.manual_seed(0)
     with torch.inference_mode():
-        for name, microseconds in [*products(), *between()]:
+        for name, microseconds in chain(products(), between(), whole()):
             figures[name] = microseconds
             print(f"{name:<44}{microseconds:>10.1f}", flush=True)
     if wanted.json:
@@ -95,6 +98,30 @@ def between() -> Iterator[tuple[str, float]]:
         wide = _copies(2 * count * INNER, partial(_random, count, 2 * INNER))
         for name, gate in GATES.items():
             yield f"{name} {count}", timed([partial(gate, x) for x in wide])
+
+
+def whole() -> Iterator[tuple[str, float]]:
+    """The decoder without attention and without its head, and the vision tower, in bfloat16 and then in eight bits."""
+    checkpoint = random_checkpoint("cuda", torch.bfloat16)
+    model, pixels = checkpoint.model, checkpoint.pixels
+    Eye(model.vision, pixels)  # pads the tower
+    sides = pixels.grid(pixels.side, pixels.side)
+    grid = (1, *(pixels.merge_size * side for side in sides))
+    for weights in ("bfloat16", "fp8"):
+        if weights == "fp8":
+            convert(model)
+        for count in ROWS:
+            rotation = model.decoder.rope.rotation(torch.arange(count, device="cuda").expand(3, -1))
+            call = partial(model.decoder, _random(count, HIDDEN), rotation, _unattended)
+            yield f"decoder {count} {weights}", timed([call])
+        for count in (1, 8):
+            patches = _random(count, grid[1] * grid[2], checkpoint.config.vision.patch_dim)
+            yield f"vision tower {count} {weights}", timed([partial(model.vision, patches, grid)])
+
+
+def _unattended(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """In place of attention, which weights have no part in."""
+    return q
 
 
 def timed(calls: Sequence[Call]) -> float:
