@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from workers.engine.messages import PushFrame
 from workers.perception.changes import ChangeFilter, Look, Patches, Reference, Sight
+from workers.perception.glimpses import Change
 from workers.perception.vision import Features
 
 
@@ -29,6 +30,11 @@ class Frame:
     def patches(self) -> Patches | None:
         """The patches to be written, None for all."""
         return None if self.sight is None else self.sight.patches
+
+    @property
+    def change(self) -> Change | None:
+        """What of it has to be encoded; None: the whole, as nothing of it is dropped."""
+        return None if self.sight is None else Change(self.command.session_id, self.sight.patches)
 
     @property
     def tokens(self) -> int:
@@ -80,4 +86,6 @@ class Incoming:
         if self._changes is None or frame.look is None:
             return None
         frame.sight = self._changes.sight(frame.look, frame.height, frame.width, before)
+        if frame.features is not None and not frame.features.tell(frame.patches):
+            frame.features = None
         return frame.sight.reference

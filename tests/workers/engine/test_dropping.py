@@ -90,9 +90,9 @@ def test_a_frame_like_the_last_costs_nothing_but_time_goes_on(
     encoded: list[int] = []
     encode = r.engine._eye.encode
 
-    def counting(pictures: list[NDArray[np.uint8]]) -> list[Features]:
+    def counting(pictures: list[NDArray[np.uint8]], *changes: Any) -> list[Features]:
         encoded.append(len(pictures))
-        return encode(pictures)
+        return encode(pictures, *changes)
 
     monkeypatch.setattr(r.engine._eye, "encode", counting)
     r.open()
