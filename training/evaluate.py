@@ -21,14 +21,14 @@ from training.world.renderer import Renderer
 from training.world.scoring import Verdict, judge, summary
 from training.world.suite import Clip, clips, long_clip
 from training.world.video import access_units, pictures
-from workers.models.checkpoint import Checkpoint, open_checkpoint
+from workers.models.checkpoint import open_checkpoint
+from workers.perception.changes import ChangeFilter
 
 _RATE = 5.0
 
 
-def watch(clip: Clip, checkpoint: Checkpoint, renderer: Renderer, window: int, *, blind: bool) -> list[Verdict]:
+def watch(clip: Clip, listener: Listener, renderer: Renderer, *, blind: bool) -> list[Verdict]:
     """Verdicts on the answers to a clip's questions, each asked when the pictures up to its time have been seen."""
-    listener = Listener(checkpoint, window)
     pending = list(clip.questions)
     verdicts = []
     for index, picture in enumerate(_seconds(clip, renderer, blind=blind)):
@@ -63,6 +63,11 @@ def main() -> None:
         "--age", type=float, default=0.0, help="one long video instead, asked about from this second on"
     )
     parser.add_argument("--blind", action="store_true", help="grey pictures in place of the videos")
+    parser.add_argument("--drop", type=int, default=0, help="the engine's --drop-threshold: 0 keeps all of a picture")
+    parser.add_argument(
+        "--refresh", type=int, help="pictures after which a patch is kept again; default: half a window"
+    )
+    parser.add_argument("--whole-windows", action="store_true", help="with --drop: encode also what stands still")
     parser.add_argument("--answers", type=Path, help="where every question and answer goes, as JSON")
     wanted = parser.parse_args()
     checkpoint, renderer = open_checkpoint(wanted.model), Renderer.on(torch.device("cpu"))
@@ -70,9 +75,12 @@ def main() -> None:
         shown = [long_clip(wanted.seed, 5 * wanted.clips, wanted.age, every=4.5)]
     else:
         shown = clips(wanted.seed, wanted.clips)
+    changes = ChangeFilter(wanted.drop, wanted.refresh or max(1, wanted.window // 2)) if wanted.drop else None
+    streams = int(bool(wanted.drop) and not wanted.whole_windows)
     verdicts: list[Verdict] = []
     for number, clip in enumerate(shown):
-        verdicts += watch(clip, checkpoint, renderer, wanted.window, blind=wanted.blind)
+        listener = Listener(checkpoint, wanted.window, changes=changes, streams=streams)
+        verdicts += watch(clip, listener, renderer, blind=wanted.blind)
         print(
             f"{number + 1} of {len(shown)}: {sum(v.right for v in verdicts)} of {len(verdicts)} right", file=sys.stderr
         )

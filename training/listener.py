@@ -12,23 +12,41 @@ from torch import Tensor
 from workers.models.chat import Span
 from workers.models.checkpoint import Checkpoint
 from workers.models.clock import Clock
+from workers.perception.changes import ChangeFilter, Patches, Reference, look
+from workers.perception.glimpses import Change
+from workers.perception.vision import Eye
 
 LONGEST = 48
 
 
 @dataclass(slots=True)
 class Piece:
-    """Keys and values of a run of tokens, one pair [tokens, kv_heads, head_dim] a layer."""
+    """Keys and values of a run of tokens, one pair [tokens, kv_heads, head_dim] a layer, so many of them `patches`."""
 
     layers: list[tuple[Tensor, Tensor]]
+    patches: int = 0
 
 
 class Listener:
-    """Sees pictures one by one and answers questions about them, with the newest `window` pictures in view."""
+    """Sees pictures one by one and answers questions about them, the newest in view: those that take no more room than
+    `window` whole ones."""
 
-    def __init__(self, checkpoint: Checkpoint, window: int | None = None, age: int = 0) -> None:
-        """`age`: positions that passed between the header and the first picture, as in a session that has run long."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        window: int | None = None,
+        age: int = 0,
+        changes: ChangeFilter | None = None,
+        streams: int = 0,
+    ) -> None:
+        """`age`: positions that passed between the header and the first picture, as in a session that has run long.
+
+        `changes`: only those patches are seen of a picture that bring something new; `streams`: as of `Eye`.
+        """
         self._checkpoint, self._chat, self._window = checkpoint, checkpoint.chat, window
+        self._eye = Eye(checkpoint.model.vision, checkpoint.pixels, streams)
+        self._changes = changes
+        self._reference: Reference | None = None
         self._newest = Piece([])
         self._pieces: list[Piece] = []
         header = self._chat.header()
@@ -39,16 +57,29 @@ class Listener:
     @torch.inference_mode()
     def see(self, picture: NDArray[np.uint8], time_ms: int) -> None:
         """A picture [224, 224, 3] at its time."""
-        vision = self._checkpoint.config.vision
-        patches = self._checkpoint.pixels.patches(torch.from_numpy(picture)[None])
         rows, columns = self._checkpoint.pixels.grid(*picture.shape[:2])
-        merge = vision.merge_size
-        features = self._checkpoint.model.vision(patches, (1, rows * merge, columns * merge))[0]
-        span = self._chat.frame(self._clock, time_ms, rows, columns)
+        patches = self._new(picture, rows, columns)
+        if patches is not None and not len(patches):
+            self._clock = self._clock.passing(time_ms)
+            return
+        change = None if self._changes is None else Change("", patches)
+        features = self._eye.encode([picture], [change])[0].tokens
+        features = features if patches is None else features[torch.from_numpy(patches)]
+        span = self._chat.frame(self._clock, time_ms, rows, columns, patches=patches)
         self._run(span, features, [self._header, *self._pieces])
         self._pieces.append(self._newest)
-        self._pieces = self._pieces[-self._window :] if self._window else self._pieces
+        self._newest.patches = len(features)
+        while self._window and sum(piece.patches for piece in self._pieces) > self._window * rows * columns:
+            del self._pieces[0]
         self._clock = span.clock
+
+    def _new(self, picture: NDArray[np.uint8], rows: int, columns: int) -> Patches | None:
+        """The patches that are to be seen of it; None: all."""
+        if self._changes is None:
+            return None
+        sight = self._changes.sight(look(picture), rows, columns, self._reference)
+        self._reference = sight.reference
+        return sight.patches
 
     @torch.inference_mode()
     def ask(self, question: str) -> str:
