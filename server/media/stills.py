@@ -10,6 +10,7 @@ from PIL import Image
 from server.media.jobs import PictureOut, Setup, Still, StillCodec
 from server.media.looks import look_of_image
 from server.media.metadata import bare, orientation
+from server.media.progressive import coarse
 from server.media.refusals import Refused
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -41,14 +42,25 @@ def decode_still(job: Still, setup: Setup) -> PictureOut:
         turned = orientation(job.codec, job.data)
         size = (setup.height, setup.width) if turned in SIDEWAYS else (setup.width, setup.height)
         encoded = image.size
-        image.draft("RGB", size)  # decodes a JPEG at a fraction of its size where that suffices
-        whole = image if image.mode in PLAIN else image.convert("RGB")
+        drafted = _drafted(job, image, size)
+        whole = drafted if drafted.mode in PLAIN else drafted.convert("RGB")
         small = whole.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
         look = look_of_image(small, whole if whole.size == encoded else None)
     if turned in UPRIGHT:
         small = small.transpose(UPRIGHT[turned])
     jpeg = to_jpeg(small, setup)
     return PictureOut(track=job.track, t_ms=job.t_ms, width=setup.width, height=setup.height, jpeg=jpeg, look=look)
+
+
+def _drafted(job: Still, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A JPEG is decoded at a fraction of its size where that suffices for ``size``, and of it no more than is seen."""
+    eighth = (-(-image.width // 8), -(-image.height // 8))
+    image.draft("RGB", size)
+    if job.codec != "jpeg" or image.size != eighth or not image.info.get("progressive"):
+        return image
+    image = Image.open(io.BytesIO(coarse(bare(job.codec, job.data))), formats=[FORMATS[job.codec]])
+    image.draft("RGB", size)
+    return image
 
 
 def open_picture(codec: StillCodec, data: bytes, setup: Setup) -> Image.Image:
