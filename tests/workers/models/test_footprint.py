@@ -7,7 +7,7 @@ import pytest
 
 from workers.models.config import ModelConfig, Section
 from workers.models.families import QWEN3VL, QWEN3VL_MOE, QWEN25VL, read_config
-from workers.models.footprint import kv_bytes_per_token, parameters, streams
+from workers.models.footprint import kv_bytes_per_token, parameters, streams, weight_bytes
 
 pytestmark = pytest.mark.unit
 
@@ -103,6 +103,15 @@ def test_the_documented_row_is_what_the_formula_gives(name: str, published: int)
     text = (ROOT / "docs" / "models.md").read_text()
     assert row + " | ".join(map(str, fits)) + " |" in text
     assert f"| {published / 1e9:.2f} B |" in text
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *SHAPES3])
+def test_the_documented_row_of_weights_in_eight_bits(name: str) -> None:
+    config = config_of(name)
+    assert weight_bytes(config) == 2 * parameters(config)
+    fits = [streams(config, memory * GIB, 4096, "fp8") for memory in (24, 48, 80)]
+    row = f"| {name} | {weight_bytes(config, 'fp8') / GIB:.1f} GiB | "
+    assert row + " | ".join(map(str, fits)) + " |" in (ROOT / "docs" / "models.md").read_text()
 
 
 def test_the_bundled_models_size_is_documented() -> None:
