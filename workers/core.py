@@ -18,6 +18,9 @@ Slots = NDArray[np.int64]  # [layers, groups, n]: page id * page size + place in
 Positions = NDArray[np.int64]  # [3, n]: time, height, width
 Turn = Callable[[Tensor, Tensor], Tensor]  # vectors [n, heads, dim] rotated on by int64 [n], or [3, n], positions
 
+FLOAT8 = torch.float8_e4m3fn  # four bits of exponent, three of mantissa (arXiv:2209.05433)
+FLOAT8_MOST = 448.0
+
 
 class Kind(enum.IntEnum):
     """What a token in memory is: the first tokens, on which attention rests; the rest of the header; a patch; text."""
@@ -47,12 +50,22 @@ class KVStore:
     """The tensors of a pool: keys and values [layers, groups, slots, heads, head_dim], bias [layers, groups, slots].
 
     A slot's bias is added to every score of its key: log n lets it stand for n tokens, -inf for none. It is read only
-    where a Part says that it is `biased`.
+    where a Part says that it is `biased`. Where keys and values are FLOAT8, they are computed in the `wide` type.
     """
 
     keys: Tensor
     values: Tensor
     bias: Tensor
+    wide: torch.dtype | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What queries, new keys and new values come in, and outputs."""
+        return self.wide or self.keys.dtype
+
+    def clear(self, slots: NDArray[np.int64]) -> None:
+        """Takes away what weighs the keys in slots [n]."""
+        self.bias[:, :, torch.from_numpy(slots).to(self.bias.device)] = 0
 
 
 class Run(NamedTuple):
@@ -138,14 +151,79 @@ class Attention(Protocol):
         ...
 
 
-def sent(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """An array's values on a device; the host does not wait until they are there."""
+def staged(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """An array's values on the host, where a device can fetch them without making the host wait."""
     values = torch.from_numpy(array)
     if device.type == "cpu":
         return values
-    staged = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    staged.numpy()[...] = array  # NumPy's copy: torch's would wake a thread on every core, and wait for all of them
-    return staged.to(device, non_blocking=True)
+    there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    there.numpy()[...] = array  # NumPy's copy: torch's would wake a thread on every core, and wait for all of them
+    return there
+
+
+def sent(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """An array's values on a device; the host does not wait until they are there."""
+    return staged(array, device).to(device, non_blocking=True)
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values as they are stored: what lies beyond the range of eight bits becomes the end of it."""
+    if dtype != FLOAT8:
+        return values.to(dtype)
+    return values.clamp(-FLOAT8_MOST, FLOAT8_MOST).to(dtype)
+
+
+def indexed(values: Tensor) -> Tensor:
+    """The same memory in a type whose entries torch can address by index: not every device does FLOAT8."""
+    return values.view(torch.uint8) if values.dtype == FLOAT8 else values
+
+
+class Team(Protocol):
+    """The ranks that compute one model together, each on a device of its own, and this one's place among them.
+
+    All of them call the same verbs in the same order, with tensors of the same shape. What a verb does is done in the
+    order of the device's stream: on a GPU the host does not wait for it, and a graph may hold it.
+    """
+
+    @property
+    def rank(self) -> int:
+        """0 for the one that plans."""
+        ...
+
+    @property
+    def size(self) -> int: ...
+
+    def sum(self, x: Tensor) -> Tensor:
+        """x of all ranks added up, in its place."""
+        ...
+
+    def told(self, x: Tensor, by: int = 0) -> Tensor:
+        """x as rank `by` has it, in its place."""
+        ...
+
+    def joined(self, x: Tensor) -> Tensor:
+        """x of all ranks, [size, *x.shape]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A team of one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def told(self, x: Tensor, by: int = 0) -> Tensor:
+        return x
+
+    def joined(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0)
+
+
+ALONE = Alone()
 
 
 class Fence:

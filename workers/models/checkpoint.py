@@ -1,10 +1,12 @@
 """Checkpoints in the Hugging Face layout: opened whole for serving, and saved by training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from workers.core import ALONE, Team
 from workers.models.chat import Chat
 from workers.models.config import ModelConfig, read_section
 from workers.models.eightbit import Weights, convert
@@ -18,6 +20,8 @@ from workers.models.tokenizer import Tokenizer
 
 _SHARD_BYTES = 48 * 1024**2
 _NAMED = 5
+
+LoadModel = Callable[[Path, ModelConfig, torch.device | str, torch.dtype], VisionLanguageModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,13 @@ def open_checkpoint(
     folder: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    load: LoadModel | None = None,
     weights: Weights | None = None,
 ) -> Checkpoint:
     """A folder's model on `device` in `dtype`, with its tokenizer, chat grammar and pixel format.
 
-    `weights`: fp8 for matrices in eight bits. ModelError (CheckpointError, TokenizerError, UnsupportedModel) says what
-    is wrong with the folder.
+    `load` makes the model; default: `load_model`. `weights`: fp8 for matrices in eight bits. ModelError
+    (CheckpointError, TokenizerError, UnsupportedModel) says what is wrong with the folder.
     """
     root = read_section(folder, "config.json")
     family = family_of(root)
@@ -50,7 +55,7 @@ def open_checkpoint(
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.text.vocab_size:
         raise CheckpointError(f"{folder}: tokenizer has {tokenizer.size} ids, the model only {config.text.vocab_size}")
-    model = load_model(folder, config, device, dtype)
+    model = (load or load_model)(folder, config, device, dtype)
     if weights == "fp8":
         convert(model)
     return Checkpoint(
@@ -65,25 +70,30 @@ def open_checkpoint(
 
 
 def load_model(
-    folder: Path, config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    config: ModelConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    team: Team = ALONE,
 ) -> VisionLanguageModel:
-    """The folder's weights in a new model, in evaluation mode.
+    """The folder's weights in a new model, in evaluation mode; in a `team`, this rank's share of them.
 
     CheckpointError names tensors that are missing, unexpected or of another shape, before any weight is read.
     """
     with TensorFolder(folder) as tensors:
-        model = empty_model(config, torch.device(device), dtype)
-        table = placements(model)
+        model = empty_model(config, torch.device(device), dtype, team)
+        with torch.device("meta"):
+            table = placements(VisionLanguageModel(config))
         shapes = tensors.shapes()
         names = {canonical(name): name for name in shapes}
         if config.text.tied_embeddings:
             names.pop(TIED_HEAD, None)
         _check(folder, table, {name: shapes[stored] for name, stored in names.items()})
-        parameters = dict(model.named_parameters())
+        parameters, shares = dict(model.named_parameters()), placements(model)
         with torch.no_grad():
             for name, placement in table.items():
-                part = placement.of(parameters[placement.parameter], shapes[names[name]])
-                part.copy_(tensors.read(names[name]))
+                whole, share = placement.upright(tensors.read(names[name])), shares[name]
+                share.of(parameters[share.parameter]).copy_(share.sliced(whole, team.rank))
     return model
 
 

@@ -76,6 +76,11 @@ class VisionConfig:
         return self.hidden_size // self.heads
 
     @property
+    def token_width(self) -> int:
+        """Of a token as the tower gives it: its embedding, and a feature for each of the deepstack blocks."""
+        return self.out_hidden_size * (1 + len(self.deepstack_blocks))
+
+    @property
     def patch_dim(self) -> int:
         """Values in one patch over the whole temporal patch."""
         return self.channels * self.temporal_patch_size * self.patch_size**2

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.core import ALONE, Team
 from workers.models.config import TextConfig
 from workers.models.experts import MixtureOfExperts
 from workers.models.fusion import Rows, rotated
 from workers.models.layers import RMSNorm, SwiGLU
 from workers.models.rope import Rope, Rotation
+from workers.models.sharding import head_rows, share_of
 
 
 class Attend(Protocol):
@@ -61,8 +63,11 @@ class SelfAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    """One rank's share of a layer: of what it adds to the hidden states, the ranks' parts are summed up."""
+
+    def __init__(self, config: TextConfig, team: Team = ALONE) -> None:
         super().__init__()
+        self._team = team
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = SelfAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -90,22 +95,33 @@ class DecoderLayer(nn.Module):
         mixed = self.self_attn(normed, layer, rotation, attend)
         if rows is not None:
             x, mixed = x[rows], mixed[rows]
-        x, normed = self.post_attention_layernorm.sum(x, self.self_attn.o_proj(mixed), self.mlp.reader)
-        return x, self.mlp(normed)
+        mixed = self._team.sum(self.self_attn.o_proj(mixed))
+        x, normed = self.post_attention_layernorm.sum(x, mixed, self.mlp.reader)
+        return x, self._team.sum(self.mlp(normed))
 
 
 class Decoder(nn.Module):
-    """Embeddings, layers, final norm and head; `rope` makes the rotations for its positions."""
+    """Embeddings, layers, final norm and head; `rope` makes the rotations for its positions.
 
-    def __init__(self, config: TextConfig) -> None:
+    In a `team` each rank has its share of the layers and of the head's rows; `config` describes that share.
+    """
+
+    def __init__(self, config: TextConfig, team: Team = ALONE) -> None:
+        """`config` is that of the whole decoder."""
         super().__init__()
-        self.config = config
+        self.config = config = share_of(config, team.size)
+        self._team, self._head_rows = team, head_rows(config.vocab_size, team.size)
         self.rope = Rope(config.head_dim, config.rope_theta, config.mrope_section, interleaved=config.mrope_interleaved)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.layers)])
+        self.layers = nn.ModuleList([DecoderLayer(config, team) for _ in range(config.layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         tied = config.tied_embeddings
-        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, self._head_rows, bias=False)
+
+    @property
+    def first_row(self) -> int:
+        """The token that the first of the head's rows here is for."""
+        return 0 if self._head_rows == self.config.vocab_size else self._team.rank * self._head_rows
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [n, hidden] of token ids int64 [n]."""
@@ -137,8 +153,12 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [n, vocabulary] of the next token after hidden [n, hidden]."""
-        head = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden, head)
+        tied, own = self.embed_tokens.weight, self.lm_head
+        head = tied.narrow(0, self.first_row, self._head_rows) if own is None else own.weight
+        scores = F.linear(hidden, head)
+        if self._head_rows == self.config.vocab_size:
+            return scores
+        return self._team.joined(scores).movedim(0, 1).flatten(1)
 
 
 def placed(embeds: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Deepstack | None]:

@@ -1,8 +1,11 @@
 """A vision-language model: a vision tower and a decoder that reads its tokens."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from workers.core import ALONE, Team
 from workers.models.config import ModelConfig
 from workers.models.decoder import Decoder
 from workers.models.families import FAMILIES
@@ -14,16 +17,19 @@ class VisionLanguageModel(nn.Module):
 
     vision: VisionTower
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, team: Team = ALONE) -> None:
+        """In a `team` the decoder is this rank's share of the model that `config` describes, the tower is whole."""
         super().__init__()
-        self.config = config
         self.vision = FAMILIES[config.family].tower(config.vision)
-        self.decoder = Decoder(config.text)
+        self.decoder = Decoder(config.text, team)
+        self.config = replace(config, text=self.decoder.config)
 
 
-def empty_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
-    """A model whose weights are allocated but hold nothing yet."""
+def empty_model(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, team: Team = ALONE
+) -> VisionLanguageModel:
+    """A model whose weights are allocated but hold nothing yet; in a `team`, this rank's share of it."""
     with torch.device("meta"):
-        model = VisionLanguageModel(config)
+        model = VisionLanguageModel(config, team)
     model = model.to(dtype).to_empty(device=device)
     return model.eval()

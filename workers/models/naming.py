@@ -29,10 +29,26 @@ class Placement:
         """Whether the checkpoint's tensor may have this shape."""
         return shape == self.shape or (_STACKED in self.parameter and shape == self._swapped)
 
-    def of(self, parameter: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """The part of the parameter, a view of the shape that the checkpoint has: `shape`, if that is another."""
-        part = parameter.narrow(0, self.start, self.rows).view(self.shape)
-        return part if shape in (None, self.shape) else part.transpose(-1, -2)
+    def of(self, parameter: Tensor) -> Tensor:
+        """The part of the parameter, a view of `shape`."""
+        return parameter.narrow(0, self.start, self.rows).view(self.shape)
+
+    def upright(self, stored: Tensor) -> Tensor:
+        """A tensor that this admits, inputs and outputs as here."""
+        return stored if stored.shape == self.shape else stored.transpose(-1, -2)
+
+    def sliced(self, whole: Tensor, rank: int) -> Tensor:
+        """What belongs here of a checkpoint's whole tensor, if this tells where a rank's share of it goes.
+
+        Along each side that is shorter here, the ranks' parts follow each other; an expert's gates and ups, which lie
+        side by side, are divided each for itself.
+        """
+        sides = 2 if self.parameter.endswith(".experts.gate_up_proj") else 1
+        apart = whole.unflatten(-1, (sides, -1))
+        for side, size in enumerate((*self.shape[:-1], sides, self.shape[-1] // sides)):
+            if apart.shape[side] != size:
+                apart = apart.narrow(side, rank * size, size)
+        return apart.flatten(-2)
 
     @property
     def _swapped(self) -> tuple[int, ...]:
