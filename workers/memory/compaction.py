@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.core import KVStore, Slots, Turn, sent
+from workers.core import ALONE, KVStore, Slots, Team, Turn, indexed, narrowed, sent
 from workers.memory.policy import Candidates, Rank
 
 _ELEMENTS = 1 << 25  # of keys in one go: bounds what a compaction takes beside the pool
@@ -68,15 +68,16 @@ class Readback:
 
 
 @torch.inference_mode()
-def gather(store: KVStore, turn: Turn, jobs: Sequence[Gathering]) -> list[Tensor]:
+def gather(store: KVStore, turn: Turn, jobs: Sequence[Gathering], team: Team = ALONE) -> list[Tensor]:
     """Copies survivors to their targets, turned to where they stand now; what is `told` of them, for each job.
 
-    Jobs of one `rank` are one batch; a target may be among any job's own sources.
+    Jobs of one `rank` are one batch; a target may be among any job's own sources. A `team` has the heads of every
+    group divided among its ranks, which choose together.
     """
     told: dict[int, Tensor] = {}
     for rank in dict.fromkeys(job.rank for job in jobs):
         alike = [place for place, job in enumerate(jobs) if job.rank is rank]
-        batch = _Batch(store, turn, rank, [jobs[place] for place in alike])
+        batch = _Batch(store, turn, rank, [jobs[place] for place in alike], team)
         told.update(zip(alike, batch.run(), strict=True))
     return [told[place] for place in range(len(jobs))]
 
@@ -84,9 +85,9 @@ def gather(store: KVStore, turn: Turn, jobs: Sequence[Gathering]) -> list[Tensor
 class _Batch:
     """Jobs of one rank; what all layers share is put on the device once."""
 
-    def __init__(self, store: KVStore, turn: Turn, rank: Rank, jobs: Sequence[Gathering]) -> None:
+    def __init__(self, store: KVStore, turn: Turn, rank: Rank, jobs: Sequence[Gathering], team: Team) -> None:
         device = store.keys.device
-        self._store, self._turn, self._rank, self._jobs = store, turn, rank, jobs
+        self._store, self._turn, self._rank, self._jobs, self._team = store, turn, rank, jobs, team
         self._places = max(job.places for job in jobs)
         self._sources = sent(side_by_side([job.sources for job in jobs]), device)
         self._targets = sent(side_by_side([job.targets for job in jobs]), device)
@@ -112,7 +113,7 @@ class _Batch:
         sources, targets, recent = (
             _planes(slots, first, last, store.keys.shape[1]) for slots in (self._sources, self._targets, self._recent)
         )
-        keys, values, bias = store.keys[sources], store.values[sources], store.bias[sources]
+        keys, values, bias = self._of(store.keys, sources), self._of(store.values, sources), store.bias[sources]
         recent_positions = self._recent_told[2:, None, None].expand(-1, *told.shape[1:3], -1)
         candidates = Candidates(
             keys=self._upright(keys, told[2:]),
@@ -121,21 +122,27 @@ class _Batch:
             trunk=self._trunk,
             sizes=tuple(job.size for job in self._jobs),
             counts=tuple(job.count for job in self._jobs),
-            recent_keys=self._upright(store.keys[recent], recent_positions),
+            recent_keys=self._upright(self._of(store.keys, recent), recent_positions),
             recent_patches=self._recent_told[1],
             recent_trunk=self._recent_trunk,
             places=self._places,
+            team=self._team,
         )
-        places = best(candidates, self._rank(candidates))
+        places = self._team.told(best(candidates, self._rank(candidates)))
         told = told.gather(-1, places.expand(5, -1, -1, -1))
         keys = _picked(keys, places)
         if self._turns is not None:
             turns = self._turns[places]
             keys = self._turn(keys.flatten(0, 2), -turns.flatten()).view(keys.shape)
             told[2:] -= turns.to(told.dtype)
-        store.keys[targets], store.values[targets] = keys, _picked(values, places)
+        for plane, survivors in ((store.keys, keys), (store.values, _picked(values, places))):
+            indexed(plane)[targets] = indexed(narrowed(survivors, plane.dtype))
         store.bias[targets] = bias.gather(-1, places)
         return told
+
+    def _of(self, plane: Tensor, slots: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Keys or values [layers, groups, n, heads, dim] in slots, in the type that they are computed in."""
+        return indexed(plane)[slots].view(plane.dtype).to(self._store.dtype)
 
     def _upright(self, keys: Tensor, positions: Tensor) -> Tensor:
         """Keys [layers, groups, n, heads, dim] as they were before they were rotated to positions [3, ...]."""

@@ -61,7 +61,7 @@ def rank(candidates: Candidates) -> Tensor:
     """Scores [layers, groups, n]: above all others the most novel, half of those that survive; then by value norm."""
     text = candidates.patches < 0
     novelty = candidates.padded(_novelty(candidates).masked_fill(text, -torch.inf))
-    norms = candidates.values.float().norm(dim=-1).mean(dim=-1).masked_fill(text, -torch.inf)
+    norms = candidates.mean(candidates.values.float().norm(dim=-1)).masked_fill(text, -torch.inf)
     order = novelty.argsort(dim=-1, descending=True, stable=True)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     quotas = sent(np.array([int(count * NOVEL) for count in candidates.counts]), order.device)
@@ -82,7 +82,7 @@ def _novelty(candidates: Candidates) -> Tensor:
     sums = keys.new_zeros(layers, groups, cells, heads, dim).index_add_(2, at, recent)
     often = keys.new_zeros(cells).index_add_(0, at, keys.new_ones(len(at))).clamp_(min=1)
     cell = candidates.trunk * candidates.places + candidates.patches.clamp(min=0)
-    alike = (keys * sums.gather(2, cell[..., None, None].expand_as(keys))).sum(dim=-1).mean(dim=-1)
+    alike = candidates.mean((keys * sums.gather(2, cell[..., None, None].expand_as(keys))).sum(dim=-1))
     return -alike / often[cell]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from workers.core import Kind
+from workers.core import ALONE, Kind, Team
 from workers.memory.chain import Block
 
 
@@ -59,7 +59,8 @@ class Candidates:
     `keys` (not rotated) and `values` [layers, groups, n, heads, head_dim]; `patches` int64 [layers, groups, n], -1 for
     text; `trunk` int64 [n] says whose each is. Of trunk i there are `sizes[i]`, of which `counts[i]` survive.
     Patches are below `places`. The newest frames, which stay, are there to be compared with: `recent_keys` [layers,
-    groups, m, heads, head_dim], `recent_patches` int64 [m], `recent_trunk` [m].
+    groups, m, heads, head_dim], `recent_patches` int64 [m], `recent_trunk` [m]. The heads of a group may be divided
+    among the ranks of a `team`; over them goes `mean`.
     """
 
     keys: Tensor
@@ -72,6 +73,11 @@ class Candidates:
     recent_patches: Tensor
     recent_trunk: Tensor
     places: int
+    team: Team = ALONE
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of x [..., heads] over all heads of a group, wherever they are."""
+        return self.team.sum(x.mean(dim=-1)).div_(self.team.size)
 
     def padded(self, scores: Tensor) -> Tensor:
         """Scores [layers, groups, n] as [trunks, layers, groups, largest size], -inf where a trunk has no more."""

@@ -35,9 +35,15 @@ class PagePool:
         page_size: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        wide: torch.dtype | None = None,
+        held: KVShape | None = None,
     ) -> None:
-        planes = (shape.layers, shape.groups)
-        size = (*planes, pages * page_size, shape.heads, shape.head_dim)
+        """`dtype` is what keys and values are stored in; if that is FLOAT8, `wide` is what they are computed in.
+
+        The books are those of all planes of `shape`; `held` are the heads whose memory is here, if not all of them.
+        """
+        planes, here = (shape.layers, shape.groups), held or shape
+        size = (here.layers, here.groups, pages * page_size, here.heads, here.head_dim)
         self.shape, self.pages, self.page_size = shape, pages, page_size
         self.page_bytes = page_size * shape.bytes_per_token(dtype)
         # Zeros, not whatever was there: a slot that weighs nothing must still hold finite values.
@@ -45,6 +51,7 @@ class PagePool:
             keys=torch.zeros(size, dtype=dtype, device=device),
             values=torch.zeros(size, dtype=dtype, device=device),
             bias=torch.zeros(size[:3], device=device),
+            wide=wide,
         )
         self.token_ids = np.full((*planes, pages * page_size), NO_TOKEN, dtype=np.int32)
         self.references = np.zeros((*planes, pages), dtype=np.int16)
@@ -73,13 +80,14 @@ class PagePool:
         self._shares.append(share)
         return share
 
-    def close(self, share: Share) -> None:
-        """Takes a share back with everything in it."""
+    def close(self, share: Share) -> Slots:
+        """Takes a share back with everything in it; the slots [n] that are to be cleared before they are used again."""
         self._shares.remove(share)
         self._shared[share.ids] = False
         self.references[:, :, share.ids] = 0
-        self.token_ids[:, :, self.slots_of(share.ids)] = NO_TOKEN
-        self.store.bias[:, :, torch.from_numpy(self.slots_of(share.ids)).to(self.store.bias.device)] = 0
+        slots = self.slots_of(share.ids)
+        self.token_ids[:, :, slots] = NO_TOKEN
+        return slots
 
     def slots_of(self, pages: NDArray[np.integer]) -> NDArray[np.int64]:
         """All slots of pages [..., n], as [..., n * page_size]."""

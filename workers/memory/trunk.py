@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +20,10 @@ from workers.memory.policy import Contents, Keep, Policy, Rank
 from workers.memory.pool import Share
 
 RECENT = 8  # newest frames that survivors are compared with
+
+
+Gather = Callable[[Sequence[Gathering]], list[Tensor]]
+"""Does what `compaction.gather` does, in the memory of one pool."""
 
 
 class Watch(Protocol):
@@ -56,10 +60,19 @@ class Leaving:
 class Trunk(Chain):
     """Blocks, oldest first, of which the first is the header."""
 
-    def __init__(self, share: Share, facts: Facts, policy: Policy, turn: Turn, watch: Watch | None = None) -> None:
-        """`watch` is told of compactions, and is the same for all trunks in a pool."""
+    def __init__(
+        self,
+        share: Share,
+        facts: Facts,
+        policy: Policy,
+        turn: Turn,
+        watch: Watch | None = None,
+        gathering: Gather | None = None,
+    ) -> None:
+        """`watch` is told of compactions, and is the same for all trunks in a pool, as is what does the `gathering`."""
         super().__init__(share, facts)
         self.policy, self.turn_keys, self.watch = policy, turn, watch
+        self.gather: Gather = gathering or (lambda jobs: gather(share.pool.store, turn, jobs))
         self._unread: list[Readback] = []
 
     def snapshot(self) -> Snapshot:
@@ -175,7 +188,7 @@ def compact(keeps: Sequence[tuple[Trunk, Keep]]) -> None:
     watch = keeps[0][0].watch if keeps else None
     if left:
         trunk, jobs = left[0].trunk, [leaving.job for leaving in left]
-        told = gather(trunk.share.pool.store, trunk.turn_keys, jobs)
+        told = trunk.gather(jobs)
         for leaving, survivors in zip(left, told, strict=True):
             leaving.trunk.take_in(leaving, survivors)
         if watch is not None:
