@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
-from workers.attention.plain import attend, folded
-from workers.core import Fence, KVStore, Query, Slots, Turn, sent
+from workers.attention.plain import attend, folded, write
+from workers.core import Fence, KVStore, Query, Slots, Turn, indexed, sent, staged
 
 _WORKSPACE_BYTES = 256 << 20
 _FEW = 64  # queries of one sequence
@@ -41,41 +41,46 @@ class Planner:
 
     def __init__(self, wrapper: Any, store: KVStore, heads: int) -> None:
         self._wrapper, self._store, self._heads = wrapper, store, heads
-        self._read = Fence(store.keys.device)
+        self._device = store.keys.device
+        self._read = Fence(self._device)
         self._indices = torch.empty(0)
         self._tables: Tensor | None = None
 
-    def plan(self, lengths: Sequence[int], tables: Sequence[Table], *, causal: bool) -> None:
-        """Sequences of so many queries each, that see the slots of `tables`."""
+    def plan(self, lengths: Sequence[int], seen: Sequence[int], table: Table, *, causal: bool) -> None:
+        """Sequences of so many queries each, of which each sees so many slots of `table`, one after the other."""
         self._read.wait()
-        table, device = _joined(tables), self._store.keys.device
-        self._tables = None if table.shape[:2] == (1, 1) else sent(table, device)
-        self._indices = sent(np.ascontiguousarray(table[0, 0]), device)
+        self._tables = None if table.shape[:2] == (1, 1) else sent(table, self._device)
+        self._indices = sent(np.ascontiguousarray(table[0, 0]), self._device)
         self._wrapper.plan(
-            _starts(lengths),
-            _starts([each.shape[-1] for each in tables]),
+            self._starts(lengths),
+            self._starts(seen),
             self._indices,
-            torch.ones(len(lengths), dtype=torch.int32),
+            staged(np.ones(len(lengths), dtype=np.int32), self._device),
             self._heads,
             self._store.keys.shape[3],
             self._store.keys.shape[4],
             1,
             causal=causal,
-            q_data_type=self._store.keys.dtype,
+            q_data_type=self._store.dtype,
+            kv_data_type=self._store.keys.dtype,
             max_token_per_sequence=max(lengths),
+            seq_lens=staged(np.array(seen, dtype=np.int32), self._device),
         )
         self._read.mark()
 
-    def run(self, layer: int, group: int, q: Tensor) -> Tensor:
-        """Outputs of queries [n, heads, dim] in one plane."""
-        out: Tensor = self._wrapper.run(q, self._keys_and_values(layer, group), out=q.new_empty(q.shape))
-        return out
+    def run(self, layer: int, group: int, q: Tensor, out: Tensor | None = None) -> Tensor:
+        """Outputs of queries [n, heads, dim] in one plane, in `out` if that is given."""
+        out = q.new_empty(q.shape) if out is None else out
+        return cast(Tensor, self._wrapper.run(q, self._keys_and_values(layer, group), out=out))
 
     def see(self, layer: int, group: int, q: Tensor) -> Seen:
         """Outputs [n, heads, dim] and their weight, lse [n, heads]."""
         keys_and_values = self._keys_and_values(layer, group)
         out, lse = self._wrapper.run(q, keys_and_values, out=q.new_empty(q.shape), return_lse=True)
         return Seen(out, lse * _LN2)
+
+    def _starts(self, lengths: Sequence[int]) -> Tensor:
+        return staged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), self._device)
 
     def _keys_and_values(self, layer: int, group: int) -> tuple[Tensor, Tensor]:
         if self._tables is not None:
@@ -96,16 +101,16 @@ class FlashInferAttention:
         self._make_wrapper = make_wrapper or _flashinfer_wrapper()
         self.heads = heads // store.keys.shape[1]
         self._workspace = torch.empty(_WORKSPACE_BYTES, dtype=torch.uint8, device=store.keys.device)
-        # Small heads gain little from kernels that take minutes to build.
-        self._many = "auto" if store.keys.shape[-1] >= 128 else "fa2"
+        # Small heads gain little from kernels that take minutes to build, and those read no 8-bit keys.
+        self._many = "auto" if store.keys.shape[-1] >= 128 and store.wide is None else "fa2"
         self._planners: dict[tuple[bool, int], Planner] = {}
 
     def plan(self, queries: tuple[Query, ...]) -> PlannedAttention:
         """Attention for one forward pass over these queries."""
         return PlannedAttention(self, queries)
 
-    def fixed(self, batch: int, slots: int, spare: int) -> FixedAttention:
-        """Attention for up to `batch` single tokens that see up to `slots` slots in all, planned over and over.
+    def fixed(self, sequences: int, rows: int, slots: int, spare: int) -> FixedAttention:
+        """Attention for up to `rows` tokens of up to `sequences`, that see up to `slots` slots, planned over and over.
 
         What a smaller batch leaves unused is written to slot `spare`.
         """
@@ -113,13 +118,13 @@ class FlashInferAttention:
         wrapper = self._make_wrapper(
             self._workspace,
             use_cuda_graph=True,
-            qo_indptr_buf=torch.zeros(batch + 1, dtype=torch.int32, device=device),
-            paged_kv_indptr_buf=torch.zeros(batch + 1, dtype=torch.int32, device=device),
+            qo_indptr_buf=torch.zeros(sequences + 1, dtype=torch.int32, device=device),
+            paged_kv_indptr_buf=torch.zeros(sequences + 1, dtype=torch.int32, device=device),
             paged_kv_indices_buf=torch.zeros(slots, dtype=torch.int32, device=device),
-            paged_kv_last_page_len_buf=torch.zeros(batch, dtype=torch.int32, device=device),
-            backend="fa2",
+            paged_kv_last_page_len_buf=torch.zeros(sequences, dtype=torch.int32, device=device),
+            backend="fa2" if rows <= max(sequences, _FEW) else self._many,
         )
-        return FixedAttention(Planner(wrapper, self.store, self.heads), self.store, batch, slots, spare)
+        return FixedAttention(Planner(wrapper, self.store, self.heads), self, sequences, rows, slots, spare)
 
     def planner(self, few: bool, place: int) -> Planner:
         """The planner for the pass's `place`-th part of a kind."""
@@ -166,7 +171,7 @@ class PlannedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Writes k and v [tokens, kv_heads, dim], then gives what q [tokens, heads, dim] see (undefined if unread)."""
-        write(self._store, layer, self._targets, k, v)
+        store_all(self._store, layer, self._targets, k, v)
         last = layer == self._layers - 1
         sights = [sight for sight in self._sights if sight.wanted or not last]
         if len(sights) == self._groups == 1 and not self._apart and sights[0].all(len(q)):
@@ -206,7 +211,8 @@ class PlannedAttention:
         if part.turn:
             q = self._turn(q, torch.full((n,), part.turn, device=self._device))
         slots = part.slots[layer % len(part.slots), group % part.slots.shape[1]]
-        k, v = (plane[layer, group, slots].transpose(0, 1) for plane in (self._store.keys, self._store.values))
+        planes = (self._store.keys, self._store.values)
+        k, v = (indexed(x)[layer, group, slots].view(x.dtype).to(q.dtype).transpose(0, 1) for x in planes)
         bias = self._store.bias[layer, group, slots]
         seen = attend(folded(q, len(k)), k, v, bias.unsqueeze(0))
         out, lse = (x.view(len(k), n, -1, *x.shape[2:]).transpose(0, 1).reshape(n, heads, *x.shape[2:]) for x in seen)
@@ -218,7 +224,9 @@ class PlannedAttention:
             alike = [query for query in queries if (query.stop - query.start <= _FEW) == few]
             if alike:
                 planner = self._attention.planner(few, 0)
-                planner.plan([query.stop - query.start for query in alike], [_table(q) for q in alike], causal=True)
+                tables = [_table(query) for query in alike]
+                lengths = [query.stop - query.start for query in alike]
+                planner.plan(lengths, [table.shape[-1] for table in tables], _joined(tables), causal=True)
                 yield _Sight(planner, _rows(alike, self._device), any(query.wanted for query in alike))
 
     def _moved(self, queries: tuple[Query, ...]) -> Iterator[_Sight]:
@@ -228,7 +236,8 @@ class PlannedAttention:
             alike = [(query, mine[place]) for query, mine in parts if len(mine) > place]
             lengths = [query.stop - query.start for query, _ in alike]
             planner = self._attention.planner(False, 1 + place)
-            planner.plan(lengths, [part.slots for _, part in alike], causal=False)
+            tables = [part.slots for _, part in alike]
+            planner.plan(lengths, [table.shape[-1] for table in tables], _joined(tables), causal=False)
             by = np.repeat([part.turn for _, part in alike], lengths)
             yield _Sight(planner, _rows([query for query, _ in alike], self._device), True, sent(by, self._device))
 
@@ -241,43 +250,63 @@ class PlannedAttention:
 
 
 class FixedAttention:
-    """Attention for a batch of single tokens whose tensors stay where they are, so that a graph can hold it."""
+    """Attention for a batch whose tensors stay where they are, so that a graph can hold it."""
 
-    def __init__(self, planner: Planner, store: KVStore, batch: int, slots: int, spare: int) -> None:
-        self._planner, self._store = planner, store
-        self._batch, self._slots, self._spare = batch, slots, np.full((1, 1, 1), spare, dtype=np.int32)
-        self._targets = torch.full((1, 1, batch), spare, dtype=torch.int64, device=store.keys.device)
-        self.plan(())
+    def __init__(
+        self, planner: Planner, attention: FlashInferAttention, sequences: int, rows: int, slots: int, spare: int
+    ) -> None:
+        store = self._store = attention.store
+        self._planner, self._sequences, self._rows, self._slots, self._spare = planner, sequences, rows, slots, spare
+        groups, device = store.keys.shape[1], store.keys.device
+        self._targets = torch.full((1, 1, rows), spare, dtype=torch.int64, device=device)
+        # Zeros, not whatever was there: rows that no sequence has must still hold finite values.
+        self._outs = torch.zeros(
+            (groups, rows, attention.heads, store.keys.shape[-1]), dtype=store.dtype, device=device
+        )
+        # The first plan says how large any may become.
+        self._plan([rows], [rows], np.full((1, 1, rows), spare, dtype=np.int32))
 
-    def admits(self, queries: Sequence[Query]) -> bool:
-        """Whether these are single tokens that see nothing but stored keys, in the same slots of every plane."""
-        if len(queries) > self._batch or any(query.stop - query.start > 1 or _apart(query) for query in queries):
+    def plan(self, queries: Sequence[Query]) -> bool:
+        """Prepares the next run; False if it cannot hold these.
+
+        It can if they are few and short enough and see nothing but stored keys, in the same slots of every plane.
+        """
+        if len(queries) > self._sequences or queries[-1].stop > self._rows or any(map(_apart, queries)):
             return False
-        shapes = [table.shape for query in queries for table in _tables(query)]
-        alike = all(shape[:2] == (1, 1) for shape in shapes)
-        return alike and sum(shape[-1] for shape in shapes) + self._batch <= self._slots
-
-    def plan(self, queries: Sequence[Query]) -> None:
-        """Prepares the next run, for queries that it admits."""
-        tables = [_table(query) for query in queries] + [self._spare] * (self._batch - len(queries))
-        self._planner.plan([1] * self._batch, tables, causal=True)
-        own = np.concatenate([table[..., -1:] for table in tables], axis=-1)
-        self._targets.copy_(sent(own.astype(np.int64), self._targets.device), non_blocking=True)
+        tables = [_tables(query) for query in queries]
+        seen = [sum(part.shape[-1] for part in mine) for mine in tables]
+        parts = [part for mine in tables for part in mine]
+        if sum(seen) > self._slots or any(part.shape[:2] != (1, 1) for part in parts):
+            return False
+        self._plan([query.stop - query.start for query in queries], seen, np.concatenate(parts, axis=-1))
+        own = np.concatenate([mine[-1] for mine in tables], axis=-1)
+        spare = np.full((1, 1, self._rows - own.shape[-1]), self._spare)
+        self._targets.copy_(sent(np.concatenate([own, spare], axis=-1), self._targets.device), non_blocking=True)
+        return True
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As PlannedAttention, over the whole batch."""
-        write(self._store, layer, self._targets, k, v)
-        groups = self._store.keys.shape[1]
-        parts = [self._planner.run(layer, group, part) for group, part in enumerate(q.chunk(groups, dim=1))]
-        return parts[0] if groups == 1 else torch.cat(parts, dim=1)
+        """As PlannedAttention, over all rows; those that no sequence has hold something finite."""
+        store_all(self._store, layer, self._targets, k, v)
+        queries = q.chunk(len(self._outs), dim=1)
+        outs = [self._planner.run(layer, group, part, self._outs[group]) for group, part in enumerate(queries)]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+    def _plan(self, lengths: list[int], seen: list[int], table: Table) -> None:
+        """Sequences that are not there have no queries and see nothing."""
+        absent = [0] * (self._sequences - len(lengths))
+        self._planner.plan(lengths + absent, seen + absent, table, causal=True)
 
 
-def write(store: KVStore, layer: int, targets: Tensor, k: Tensor, v: Tensor) -> None:
+def store_all(store: KVStore, layer: int, targets: Tensor, k: Tensor, v: Tensor) -> None:
     """Keys and values [n, kv_heads, dim] to slots `targets` [layers or 1, groups or 1, n] of one layer."""
     for group, (keys, values) in enumerate(zip(*(x.chunk(store.keys.shape[1], dim=1) for x in (k, v)), strict=True)):
         slots = targets[layer % len(targets), group % targets.shape[1]]
-        store.keys[layer, group].index_copy_(0, slots, keys)
-        store.values[layer, group].index_copy_(0, slots, values)
+        if keys.is_cuda:
+            from workers.attention import kernels
+
+            kernels.store(store.keys[layer, group], store.values[layer, group], slots, keys, values)
+        else:
+            write(store, layer, group, slots, keys, values)
 
 
 def _flashinfer_wrapper() -> MakeWrapper:
@@ -313,10 +342,6 @@ def _joined(tables: Sequence[Table]) -> Table:
         every = np.broadcast_shapes(*planes)
         tables = [np.broadcast_to(table, (*every, table.shape[-1])) for table in tables]
     return np.concatenate(tables, axis=-1)
-
-
-def _starts(lengths: Sequence[int]) -> Tensor:
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
 def _rows(queries: Sequence[Query], device: torch.device) -> Rows:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
-from workers.core import KVStore, Query, Run, Turn
+from workers.core import KVStore, Query, Run, Turn, indexed, narrowed
 
 _RUNS_IN_PLACE = 4
 
@@ -72,6 +72,7 @@ class PlannedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Writes k and v [tokens, kv_heads, dim], then gives what q [tokens, heads, dim] see (undefined if unread)."""
+        k, v = (narrowed(fresh, self._store.keys.dtype).to(q.dtype) for fresh in (k, v))
         out = q.new_empty(q.shape)
         q_heads = q.shape[1] // self._groups
         last = layer == self._layers - 1
@@ -79,8 +80,7 @@ class PlannedAttention:
             rows = slice(query.start, query.stop)
             for group in range(self._groups):
                 kv = slice(group * self._heads, (group + 1) * self._heads)
-                self._store.keys[layer, group].index_copy_(0, targets[layer, group], k[rows, kv])
-                self._store.values[layer, group].index_copy_(0, targets[layer, group], v[rows, kv])
+                write(self._store, layer, group, targets[layer, group], k[rows, kv], v[rows, kv])
                 if query.wanted or not last:
                     heads = slice(group * q_heads, (group + 1) * q_heads)
                     out[rows, heads] = self._see(query, layer, group, q[rows, heads], k[rows, kv], v[rows, kv])
@@ -102,8 +102,8 @@ class PlannedAttention:
         return out.transpose(0, 1).reshape(n, heads, dim)
 
     def _attend(self, q: Tensor, keys: Keys, layer: int, group: int) -> Seen:
-        k = _joined(self._store.keys[layer, group], keys.runs).transpose(0, 1)
-        v = _joined(self._store.values[layer, group], keys.runs).transpose(0, 1)
+        k = _joined(self._store.keys[layer, group], keys.runs).to(q.dtype).transpose(0, 1)
+        v = _joined(self._store.values[layer, group], keys.runs).to(q.dtype).transpose(0, 1)
         if not keys.biased:
             return attend(q, k, v)
         bias = _joined(self._store.bias[layer, group], keys.runs)
@@ -133,11 +133,17 @@ class PlannedAttention:
         return self._masks[n, folded]
 
 
+def write(store: KVStore, layer: int, group: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Keys and values [n, kv_heads, dim] of one plane to `slots` [n]."""
+    for plane, fresh in ((store.keys, keys), (store.values, values)):
+        indexed(plane[layer, group]).index_copy_(0, slots, indexed(narrowed(fresh, plane.dtype)))
+
+
 def _joined(plane: Tensor, runs: tuple[Run, ...]) -> Tensor:
     """The slots of a plane [slots, ...] that lie in runs, in order."""
     if len(runs) == 1:
         return plane[runs[0].start : runs[0].stop]
-    return torch.cat([plane[start:stop] for start, stop in runs])
+    return torch.cat([indexed(plane)[start:stop] for start, stop in runs]).view(plane.dtype)
 
 
 def folded(q: Tensor, kv_heads: int) -> Tensor:

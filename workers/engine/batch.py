@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.core import Attention, Part, Positions, Query, Slots, sent
-from workers.engine.graphs import DecodeGraphs
+from workers.engine.graphs import Graphs
 from workers.engine.sampler import Drawn
 from workers.models.decoder import Decoder, Deepstack, placed
 
@@ -44,8 +44,8 @@ class Work:
 class Runner:
     """Runs works through a decoder; `attention` says where keys go and what queries see."""
 
-    def __init__(self, decoder: Decoder, attention: Attention, graphs: DecodeGraphs | None = None) -> None:
-        """`graphs`: for passes in which every sequence has a single token."""
+    def __init__(self, decoder: Decoder, attention: Attention, graphs: Graphs | None = None) -> None:
+        """`graphs`: for passes that one of them holds."""
         self._decoder, self._attention, self._graphs = decoder, attention, graphs
         self._device = decoder.embed_tokens.weight.device
 
@@ -53,17 +53,15 @@ class Runner:
     def run(self, works: Sequence[Work]) -> Tensor:
         """Writes all works' keys and values; logits [wanted works, vocabulary], in their order, until the next run."""
         stops = np.cumsum([len(work.tokens) for work in works])
-        tokens = self._tokens(works, stops)
+        embeds, deepstack = self._embeds(self._tokens(works, stops), works, stops)
         positions = sent(np.concatenate([work.positions for work in works], axis=1), self._device)
-        queries = _queries(works, stops)
-        if self._graphs is not None and all(work.wanted for work in works) and self._graphs.admit(queries):
-            return self._graphs.run(tokens, positions, queries)
-        embeds, deepstack = self._embeds(tokens, works, stops)
-        attend = self._attention.plan(queries)
-        hidden = self._decoder(
-            embeds, self._decoder.rope.rotation(positions), attend, self._wanted(works, stops), deepstack
-        )
-        return self._decoder.logits(hidden)
+        queries, wanted = _queries(works, stops), self._wanted(works, stops)
+        levels = 0 if deepstack is None else deepstack.features.shape[-1] // embeds.shape[-1]
+        graph = None if self._graphs is None else self._graphs.ready(queries, levels)
+        if graph is not None:
+            return graph.run(embeds, positions, wanted, deepstack)
+        attend, rotation = self._attention.plan(queries), self._decoder.rope.rotation(positions)
+        return self._decoder.logits(self._decoder(embeds, rotation, attend, wanted, deepstack))
 
     def _tokens(self, works: Sequence[Work], stops: NDArray[np.int64]) -> Tensor:
         """Token ids [n], those that the host does not know taken from where they were drawn."""

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from protocol.messages import ModelCard
 from workers.attention.choice import attention_for
-from workers.core import Attention, KVShape, KVStore, Turn
+from workers.core import FLOAT8, Attention, KVShape, KVStore, Turn
 from workers.engine.answers import Emit, Voice
 from workers.engine.batch import Runner
 from workers.engine.fairness import Governor
-from workers.engine.graphs import Capturable, DecodeGraphs
+from workers.engine.graphs import Capturable, Graphs
 from workers.engine.incoming import Frame
 from workers.engine.messages import (
     AskQuestion,
@@ -274,12 +274,13 @@ class Engine:
             self._working = working
             self._emit(Working(session_ids=working))
 
-    def _captured(self, attention: Attention) -> DecodeGraphs | None:
-        """Graphs for decoding, where the attention can be part of one; a page is put by for what they pad."""
+    def _captured(self, attention: Attention) -> Graphs | None:
+        """Graphs, where the attention can be part of one; a page is put by for what they pad."""
         if not isinstance(attention, Capturable):
             return None
         spare = int(self.pool.open(1).ids[0]) * self.pool.page_size
-        return DecodeGraphs(self._checkpoint.model.decoder, attention, spare)
+        levels = len(self._checkpoint.config.vision.deepstack_blocks)
+        return Graphs(self._checkpoint.model.decoder, attention, spare, self._eye.tokens, levels)
 
     def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))
@@ -292,8 +293,9 @@ def _pool(checkpoint: Checkpoint, settings: EngineSettings) -> PagePool:
     if text.kv_heads % groups:
         raise UnsupportedModel(f"{text.kv_heads} KV heads cannot be divided into {groups} groups")
     shape = KVShape(layers=text.layers, groups=groups, heads=text.kv_heads // groups, head_dim=text.head_dim)
-    pages = settings.pool_tokens // settings.page_size
-    return PagePool(shape, pages, settings.page_size, weight.dtype, weight.device)
+    pages, eight = settings.pool_tokens // settings.page_size, settings.kv_dtype == "float8"
+    stored, wide = (FLOAT8, weight.dtype) if eight else (weight.dtype, None)
+    return PagePool(shape, pages, settings.page_size, stored, weight.device, wide)
 
 
 def turn_with(rope: Rope) -> Turn:

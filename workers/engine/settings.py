@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+KVDtype = Literal["float8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +18,9 @@ class EngineSettings:
     `frame_seconds`: what a frame costs, as measured; 0: unknown, and then nothing hangs on it. `head_groups`: into how
     many groups a layer's KV heads are divided; under policies that select tokens, each group keeps its own.
     `drop_threshold`: a patch is kept again if its colours changed by more than so much of 255 since it was last kept; 0
-    keeps all of every frame. `trained_length`: overrides the model's. `reanchor`: off only to show what it is for.
-    `check_books`: holds the books against what sessions have at every compaction.
+    keeps all of every frame. `kv_dtype`: what keys and values are stored in, by default what the model computes in; as
+    "float8" twice as many fit, rounded to four significant bits. `trained_length`: overrides the model's. `reanchor`:
+    off only to show what it is for. `check_books`: holds the books against what sessions have at every compaction.
     """
 
     name: str = "model"
@@ -31,6 +35,7 @@ class EngineSettings:
     frame_seconds: float = 0.0
     head_groups: int = 1
     drop_threshold: int = 0
+    kv_dtype: KVDtype | None = None
     trained_length: int | None = None
     reanchor: bool = True
     check_books: bool = False

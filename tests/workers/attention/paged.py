@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.core import indexed
+
 
 class PagedReference:
     """Stands in for `flashinfer.BatchPrefillWithPagedKVCacheWrapper`, and refuses what that would refuse."""
@@ -15,6 +17,7 @@ class PagedReference:
     def __init__(self, workspace: Tensor, **options: Any) -> None:
         self._fixed = len(options["qo_indptr_buf"]) - 1 if options.get("use_cuda_graph") else None
         self._room = len(options["paged_kv_indices_buf"]) if options.get("use_cuda_graph") else None
+        self._rows = 0  # of the largest plan, which a fixed one has to begin with
         self.device = workspace.device
 
     def plan(
@@ -30,12 +33,16 @@ class PagedReference:
         *,
         causal: bool,
         q_data_type: torch.dtype,
+        kv_data_type: torch.dtype,
         max_token_per_sequence: int,
+        seq_lens: Tensor,
     ) -> None:
         batch = len(qo_indptr) - 1
+        self._rows = self._rows or int(qo_indptr[-1])
+        assert seq_lens.tolist() == paged_kv_indptr.diff().tolist()
         assert max_token_per_sequence == qo_indptr.diff().max()
         assert self._fixed in (None, batch)
-        assert self._room is None or len(paged_kv_indices) <= self._room
+        assert self._room is None or (len(paged_kv_indices) <= self._room and qo_indptr[-1] <= self._rows)
         assert {t.device.type for t in (qo_indptr, paged_kv_indptr, paged_kv_last_page_len)} == {"cpu"}
         assert {t.dtype for t in (qo_indptr, paged_kv_indptr, paged_kv_indices)} == {torch.int32}
         assert paged_kv_last_page_len.tolist() == [page_size] * batch == [1] * batch
@@ -43,27 +50,32 @@ class PagedReference:
         self._starts, self._kv_starts = qo_indptr.tolist(), paged_kv_indptr.tolist()
         self._indices = paged_kv_indices if self._fixed is None else paged_kv_indices.clone()
         self._heads, self._kv_heads, self._dim, self._causal = num_qo_heads, num_kv_heads, head_dim_qk, causal
-        self._dtype = q_data_type
+        self._dtype, self._stored = q_data_type, kv_data_type
 
     def run(
         self, q: Tensor, paged_kv_cache: tuple[Tensor, Tensor], *, out: Tensor, return_lse: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         keys, values = paged_kv_cache
         assert keys.shape[1:] == values.shape[1:] == (1, self._kv_heads, self._dim)
-        assert q.shape == out.shape == (self._starts[-1], self._heads, self._dim)
-        assert q.dtype == keys.dtype == out.dtype == self._dtype
+        all_rows = self._starts[-1] if self._fixed is None else self._rows
+        assert q.shape == out.shape == (all_rows, self._heads, self._dim)
+        assert q.dtype == out.dtype == self._dtype
+        assert keys.dtype == values.dtype == self._stored
         assert out.is_contiguous()
         assert q.stride(-1) == 1
         lse = torch.empty(q.shape[:2], device=q.device)
         for row in range(len(self._starts) - 1):
             rows = slice(self._starts[row], self._starts[row + 1])
+            if rows.start == rows.stop:
+                continue
             slots = self._indices[self._kv_starts[row] : self._kv_starts[row + 1]].long()
-            out[rows], lse[rows] = self._one(q[rows], keys[slots, 0], values[slots, 0])
+            k, v = (indexed(x)[slots, 0].view(x.dtype).double() for x in (keys, values))
+            out[rows], lse[rows] = self._one(q[rows], k, v)
         return (out, lse) if return_lse else out
 
     def _one(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and their log-sum-exp to the base of 2."""
-        k, v = (x.double().repeat_interleave(self._heads // self._kv_heads, dim=1) for x in (k, v))
+        k, v = (x.repeat_interleave(self._heads // self._kv_heads, dim=1) for x in (k, v))
         scores = torch.einsum("nhd,mhd->nhm", q.double(), k) / math.sqrt(self._dim)
         if self._causal:
             hidden = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).triu(1 + len(k) - len(q))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.core import indexed
 from workers.engine.engine import Engine
 from workers.engine.messages import AskQuestion, Event, FrameTaken, OpenSession, PushFrame, QuestionDone, Tokens
 from workers.engine.settings import EngineSettings
@@ -94,6 +95,33 @@ class Rig:
 
     def outcomes(self) -> list[str]:
         return [event.outcome for event in self.said(FrameTaken)]
+
+
+def session(r: Rig, **question: Any) -> list[list[int]]:
+    """Four sessions of six frames, more than their memory holds, with questions of both kinds in between."""
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        r.open(name, budget_tokens=256)
+    for n in range(12):
+        for place, name in enumerate(names):
+            r.push(n * 1000, name, seed=10 * n + place)
+        if n in (4, 9):
+            for place, name in enumerate(names):
+                mode = "live" if place % 2 else "frozen"
+                r.ask(f"{name}{n}", name, at_ms=n * 1000, mode=mode, max_tokens=12, **question)
+        r.run(steps=3)
+    r.run()
+    return [r.answer(f"{name}{n}") for name in names for n in (4, 9)]
+
+
+def pages(r: Rig) -> list[NDArray[np.float32]]:
+    """Keys and values in use, session by session."""
+    store, used = r.engine.pool.store, []
+    for each in r.engine.sessions.values():
+        slots = np.concatenate([part.slots[0, 0] for part in each.trunk.parts()])
+        planes = (indexed(each)[:, :, slots].view(each.dtype) for each in (store.keys, store.values))
+        used += [each.float().cpu().numpy() for each in planes]
+    return used
 
 
 def picture(seed: int, side: int = 112) -> NDArray[np.uint8]:

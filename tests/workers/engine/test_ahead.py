@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.workers.attention.paged import PagedReference
 from tests.workers.cuda import without_waiting
-from tests.workers.engine.rig import Rig
+from tests.workers.engine.rig import Rig, pages, session
 from workers.attention.flashinfer import FlashInferAttention
 from workers.core import Attend, KVStore, Query, Turn
 from workers.engine.batch import Runner, Work
@@ -70,32 +69,6 @@ class Uncaptured:
 
 def rig(checkpoint: Checkpoint, **make: Any) -> Rig:
     return Rig(checkpoint, SETTINGS, {"make_attention": paged, "ahead": True, **make})
-
-
-def session(r: Rig, **question: Any) -> list[list[int]]:
-    """Four sessions of six frames, more than their memory holds, with questions of both kinds in between."""
-    names = ["a", "b", "c", "d"]
-    for name in names:
-        r.open(name, budget_tokens=256)
-    for n in range(12):
-        for place, name in enumerate(names):
-            r.push(n * 1000, name, seed=10 * n + place)
-        if n in (4, 9):
-            for place, name in enumerate(names):
-                mode = "live" if place % 2 else "frozen"
-                r.ask(f"{name}{n}", name, at_ms=n * 1000, mode=mode, max_tokens=12, **question)
-        r.run(steps=3)
-    r.run()
-    return [r.answer(f"{name}{n}") for name in names for n in (4, 9)]
-
-
-def pages(r: Rig) -> list[NDArray[np.float32]]:
-    """Keys and values in use, session by session."""
-    store, used = r.engine.pool.store, []
-    for each in r.engine.sessions.values():
-        slots = np.concatenate([part.slots[0, 0] for part in each.trunk.parts()])
-        used += [planes[:, :, slots].float().cpu().numpy() for planes in (store.keys, store.values)]
-    return used
 
 
 def heard(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, make: Callable[[Checkpoint], Rig]) -> Tensor:
