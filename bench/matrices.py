@@ -81,7 +81,8 @@ def products() -> Iterator[tuple[str, float]]:
 
 
 def _products(name: str, sizes: tuple[int, int], counts: Sequence[int]) -> Iterator[tuple[str, float]]:
-    layers = _copies(sizes[0] * sizes[1], partial(_linear, *sizes))
+    bias = "vision" in name or name == "qkv_proj"
+    layers = _copies(sizes[0] * sizes[1], partial(_linear, *sizes, bias=bias))
     eight = [ScaledLinear(layer) for layer in layers]
     for count in counts:
         rows = _random(count, sizes[0])
@@ -149,8 +150,8 @@ def _copies(values: int, make: Callable[[], Thing]) -> list[Thing]:
     return [make() for _ in range(min(max(-(-CACHE_BYTES // values), FEWEST), MOST))]
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, device="cuda", dtype=torch.bfloat16)
+def _linear(inputs: int, outputs: int, *, bias: bool) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=bias, device="cuda", dtype=torch.bfloat16)
     nn.init.normal_(layer.weight, std=inputs**-0.5)
     return layer
 

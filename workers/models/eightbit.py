@@ -17,6 +17,7 @@ Weights = Literal["fp8"]
 
 _ALIGNED = 16  # sizes that the matrix units take
 _CAPABILITY = (8, 9)  # GPUs that have them: Ada, Hopper and later
+_SHORT = 8192  # inputs up to which cuBLAS was seen to add a bias to whatever number of outputs
 _KEPT = ("lm_head", "gate")
 
 
@@ -56,9 +57,12 @@ class ScaledLinear(nn.Module):
             return self.scale.new_empty(0, self.out_features, dtype=self._kind)
         aligned = self.in_features % _ALIGNED == self.out_features % _ALIGNED == 0
         if values.is_cuda and aligned and self._kind == torch.bfloat16:
-            return torch._scaled_mm(
-                values, self.weight.T, scale, self.scale, self.bias, out_dtype=self._kind, use_fast_accum=True
+            short = self.in_features <= _SHORT
+            fused = self.bias if short else None
+            out = torch._scaled_mm(
+                values, self.weight.T, scale, self.scale, fused, out_dtype=self._kind, use_fast_accum=True
             )
+            return out if short or self.bias is None else out + self.bias
         out = values.float() @ self.weight.float().T * scale * self.scale
         return (out if self.bias is None else out + self.bias.float()).to(self._kind)
 
