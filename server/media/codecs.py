@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 from server.media.jobs import VideoCodec
 
@@ -25,19 +26,24 @@ class VideoFormat:
     annex_b: bool = False
 
 
-def nal_units(data: bytes) -> Iterator[bytes]:
-    """The first NAL units of an Annex B byte stream, without start codes (ITU-T H.264 and H.265, annex B).
-
-    What decoding begins with comes before most slices of its picture.
+def nal_begins(data: bytes) -> Iterator[int]:
+    """Where the first NAL units of an Annex B byte stream begin, after their start codes (ITU-T H.264 and H.265, annex
+    B). What decoding begins with comes before most slices of its picture.
     """
-    at = data.find(START_CODE)
+    at = 0
     for _ in range(KEY_SCAN_NALS):
-        if at < 0:
+        found = data.find(START_CODE, at)
+        if found < 0:
             return
-        begin, at = at + len(START_CODE), data.find(START_CODE, at + len(START_CODE))
-        unit = data[begin : at if at >= 0 else len(data)].rstrip(b"\x00")
-        if unit:
-            yield unit
+        at = found + len(START_CODE)
+        if any(data[at : at + 2]):
+            yield at
+
+
+def nal_unit(data: bytes, begin: int) -> bytes:
+    """The NAL unit that begins there."""
+    end = data.find(START_CODE, begin)
+    return data[begin : end if end >= 0 else len(data)].rstrip(b"\x00")
 
 
 def crowded(data: bytes) -> bool:
@@ -63,22 +69,27 @@ def obu_types(data: bytes) -> Iterator[int]:
         at += size
 
 
-def _h264_type(unit: bytes) -> int:
-    return unit[0] & 0x1F  # ITU-T H.264, table 7-1
+def _h264_type(first: int) -> int:
+    return first & 0x1F  # ITU-T H.264, table 7-1
 
 
-def _h265_type(unit: bytes) -> int:
-    return unit[0] >> 1 & 0x3F  # ITU-T H.265, table 7-1
+def _h265_type(first: int) -> int:
+    return first >> 1 & 0x3F  # ITU-T H.265, table 7-1
 
 
-def _annex_b(type_of: Callable[[bytes], int], keys: range, sets: range, first_set: int) -> VideoFormat:
-    """A NAL format: ``keys`` are the types of pictures that build on none, ``sets`` those of parameter sets."""
+def _annex_b(type_of: Callable[[int], int], slices: range, keys: range, sets: range, first_set: int) -> VideoFormat:
+    """A NAL format by the types of its units: ``keys`` are slices of pictures that build on none, ``sets`` parameter
+    sets, which come before the slices: where those end need not be looked for.
+    """
 
     def starts(unit: bytes) -> bool:
-        return any(type_of(nal) in keys or type_of(nal) == first_set for nal in nal_units(unit))
+        types = (type_of(unit[begin]) for begin in nal_begins(unit))
+        return any(kind in keys or kind == first_set for kind in types)
 
     def parameters(unit: bytes) -> bytes:
-        return b"".join(b"\x00\x00\x00\x01" + nal for nal in nal_units(unit) if type_of(nal) in sets)
+        before = takewhile(lambda begin: type_of(unit[begin]) not in slices, nal_begins(unit))
+        found = (nal_unit(unit, begin) for begin in before if type_of(unit[begin]) in sets)
+        return b"".join(b"\x00\x00\x00\x01" + nal for nal in found)
 
     return VideoFormat("h264" if type_of is _h264_type else "hevc", starts, parameters, annex_b=True)
 
@@ -102,8 +113,8 @@ def _av1_starts(unit: bytes) -> bool:
 
 
 VIDEO: Mapping[VideoCodec, VideoFormat] = {
-    "h264": _annex_b(_h264_type, range(5, 6), range(7, 9), first_set=7),
-    "h265": _annex_b(_h265_type, range(16, 24), range(32, 35), first_set=33),
+    "h264": _annex_b(_h264_type, range(1, 6), range(5, 6), range(7, 9), first_set=7),
+    "h265": _annex_b(_h265_type, range(32), range(16, 24), range(32, 35), first_set=33),
     "vp8": VideoFormat("vp8", _vp8_starts),
     "vp9": VideoFormat("vp9", _vp9_starts),
     "av1": VideoFormat("libdav1d", _av1_starts),

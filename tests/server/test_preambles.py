@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from server.media.codecs import KEY_SCAN_NALS, nal_units
+from server.media.codecs import KEY_SCAN_NALS, VIDEO, nal_begins, nal_unit
 from server.media.preambles import BOXES, CLUSTER, EBML, fragment_start, preamble_end
 from server.media.refusals import Refused
 
@@ -42,9 +42,29 @@ def test_a_fragment_is_found_wherever_it_begins() -> None:
     assert fragment_start("webm", bytes(50)) is None
 
 
+def nal_units(stream: bytes) -> list[bytes]:
+    return [nal_unit(stream, begin) for begin in nal_begins(stream)]
+
+
 def test_nal_units_are_told_apart_without_their_start_codes() -> None:
     stream = b"\x00\x00\x00\x01\x67abc\x00\x00\x01\x68d\x00\x00\x00\x01\x65\x00\x01"
-    assert list(nal_units(stream)) == [b"\x67abc", b"\x68d", b"\x65\x00\x01"]
-    assert list(nal_units(b"no start code")) == []
-    assert list(nal_units(b"\x00\x00\x01" * 100_000)) == []
-    assert len(list(nal_units(b"\x00\x00\x01\x65" * 1000))) == KEY_SCAN_NALS
+    assert nal_units(stream) == [b"\x67abc", b"\x68d", b"\x65\x00\x01"]
+    assert nal_units(b"no start code") == []
+    assert nal_units(b"\x00\x00\x01" * 100_000) == []
+    assert len(nal_units(b"\x00\x00\x01\x65" * 1000)) == KEY_SCAN_NALS
+
+
+def test_parameter_sets_are_those_before_the_slices() -> None:
+    for codec, head, slice_, late in (
+        ("h264", b"\x67a", b"\x65b", b"\x68c"),
+        ("h265", b"\x42\x01", b"\x26\x01", b"\x44\x01"),
+    ):
+        form = VIDEO[codec]  # type: ignore[index]
+        code = b"\x00\x00\x00\x01"
+        unit = code + b"\x00\x00\x01" + head + code + slice_ + code + late
+        assert form.parameters is not None
+        assert form.parameters(unit) == code + head
+        assert form.parameters(code + slice_) == b""
+        assert form.starts(unit)
+        assert form.starts(code + slice_)
+        assert not form.starts(code + late)
