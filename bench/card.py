@@ -1,4 +1,4 @@
-"""What one GPU does with live streams: the arms of `python -m bench.engine --device cuda`.
+"""What one GPU does with live streams into an engine in this process: arms of `python -m bench.engine --device cuda`.
 
 A model of the Qwen2.5-VL-7B shape with random weights, 448 x 448 pictures of 256 tokens each from JPEG in host memory,
 trunks of 4,096 tokens and more with every picture kept and the oldest evicted. Times are the host's, taken when the
@@ -12,37 +12,20 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 
+from bench.camera import Album, Blocks, View
+from bench.host import percentile
+from bench.load import ROOM, Load
 from bench.stream import Streams
 from workers.core import Fence
 from workers.engine.settings import EngineSettings
 from workers.models.checkpoint import Checkpoint
 
 Figures = dict[str, float]
-_ROOM = 1_408  # tokens of a budget beside the pictures of its trunk: header, branches and pins
 _RESERVE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How much is measured: seconds of ingest, sessions, pictures in a trunk and a step, answers and their tokens.
-
-    `share` of the ceiling is how many pictures come while answers run.
-    """
-
-    seconds: float = 60.0
-    sessions: int = 32
-    pictures: int = 17
-    pictures_a_step: int = 8
-    share: float = 0.85
-    answers: int = 16
-    decoding: tuple[int, ...] = (1, 32, 64)
-    answer_tokens: int = 400
-    quiet: int = 200
 
 
 class Card:
@@ -52,27 +35,31 @@ class Card:
         """`profile` is given tables of what a few steps of ingest and of decoding spend their time on."""
         self._checkpoint, self._load, self._profile = checkpoint, load, profile
         self._device = checkpoint.model.decoder.embed_tokens.weight.device
-        self._budget = load.pictures * checkpoint.pixels.side**2 // checkpoint.pixels.factor**2 + _ROOM
-
-    def measure(self) -> Figures:
-        """The figures of all arms."""
-        figures = _told(self.ingest())
-        figures |= _told(self.loaded(figures["ingest_full_fps"]))
-        return figures | _told(self.decode()) | _told(self.quiet())
+        self._tokens = checkpoint.pixels.side**2 // checkpoint.pixels.factor**2
+        self.budget = load.pictures * self._tokens + ROOM
 
     def ingest(self) -> Figures:
         """Pictures a second when one is always waiting."""
-        with self._streams(self._load.sessions, self._load.pictures_a_step) as streams:
+        return self._ingest(Blocks(self._side), 0)
+
+    def dropping(self, view: View) -> Figures:
+        """Pictures a second of what cameras see that mostly stands still; `kept` is the share of tokens written."""
+        return self._ingest(view, self._load.threshold)
+
+    def _ingest(self, view: View, threshold: int) -> Figures:
+        with self._streams(self._load.sessions, self._load.pictures_a_step, view, threshold) as streams:
             keys = statistics.mean(session.trunk.tokens for session in streams.engine.sessions.values())
-            host = time.process_time()
-            ahead = 3 * self._load.pictures_a_step
+            host, written, ahead = time.process_time(), streams.engine.counters.tokens, 3 * self._load.pictures_a_step
+            streams.outcomes.clear()
             fps, pictures = self._sustained(streams, lambda: streams.top_up(ahead))
-            host = time.process_time() - host
+            host, written = time.process_time() - host, streams.engine.counters.tokens - written
             self._profiled(streams, self._load.pictures_a_step)
         return {
-            "ingest_full_fps": round(fps, 2),
-            "ingest_keys": round(keys),
-            "ingest_host_ms_a_picture": round(1e3 * host / pictures, 2),
+            "fps": round(fps, 2),
+            "keys": round(keys),
+            "kept": round(written / (self._tokens * pictures), 4),
+            "dropped_similar": round(streams.outcomes["dropped_similar"] / pictures, 4),
+            "host_ms_a_picture": round(1e3 * host / pictures, 2),
         }
 
     def loaded(self, ceiling: float) -> Figures:
@@ -81,17 +68,24 @@ class Card:
         Beyond the ceiling answers would wait for the pictures, as far as their readers have something to read.
         """
         with self._streams(self._load.sessions, max(1, self._load.pictures_a_step // 2)) as streams:
-            for number in range(self._load.answers):
-                streams.ask(f"s{number % self._load.sessions}", f"q{number}", 10_000)
+            self._keep_asking(streams)
             streams.run(lambda: all(len(told) > 2 for told in streams.told.values()))
-            fps, _ = self._sustained(streams, streams.cameras(self._load.share * ceiling))
-            gaps = sorted(b - a for told in streams.told.values() for a, b in pairwise(told[1:]))
+            bring = streams.cameras(self._load.share * ceiling)
+            fps, _ = self._sustained(streams, lambda: (bring(), self._keep_asking(streams)))
+            gaps = [b - a for told in streams.told.values() for a, b in pairwise(told[1:])]
         return {
-            "loaded_fps": round(fps, 2),
-            "loaded_share": round(fps / ceiling, 3),
-            "itl_under_load_ms": _ms(gaps[int(0.99 * len(gaps))]),
-            "itl_under_load_p50_ms": _ms(gaps[len(gaps) // 2]),
+            "fps": round(fps, 2),
+            "share": round(fps / ceiling, 3),
+            "itl_p50_ms": _ms(percentile(gaps, 0.5)),
+            "itl_p99_ms": _ms(percentile(gaps, 0.99)),
+            "tokens": len(gaps),
         }
+
+    def _keep_asking(self, streams: Streams) -> None:
+        """As many answers as the load has run at any time, each of another session."""
+        while len(streams.told) - len(streams.done) < self._load.answers:
+            number = len(streams.told)
+            streams.ask(f"s{number % self._load.sessions}", f"q{number}", self._load.answer_tokens)
 
     def decode(self) -> Figures:
         """Milliseconds a step for several answers at once on full trunks, by the times of their tokens."""
@@ -105,50 +99,98 @@ class Card:
                 told = [streams.told[name] for name in names]
                 start, stop = max(each[0] for each in told), min(each[-1] for each in told)
                 steps = sorted(at for at in told[0] if start <= at <= stop)
-                figures[f"decode{count}_ms"] = _ms((steps[-1] - steps[0]) / (len(steps) - 1))
+                figures[f"step{count}_ms"] = _ms((steps[-1] - steps[0]) / (len(steps) - 1))
             for number in range(max(self._load.decoding)):
                 streams.ask(f"s{number}", f"profiled-{number}", 30)
             self._profiled(streams, 0)
         return figures
 
     def quiet(self) -> Figures:
-        """One session alone: a picture's way into memory, and a question's first token, in the engine."""
-        pictures, firsts = [], []
+        """One session alone: a picture's way from JPEG into memory, and a question's first token, in the engine."""
         with self._streams(1, 1) as streams:
-            for number in range(self._load.quiet):
-                started, before = time.perf_counter(), len(streams.taken)
-                streams.push("s0")
-                streams.run(lambda before=before: len(streams.taken) > before)  # type: ignore[misc]
-                self._settle()
-                pictures.append(time.perf_counter() - started)
-                started = time.perf_counter()
-                streams.ask("s0", f"q{number}", 1)
-                streams.run(lambda number=number: f"q{number}" in streams.done)  # type: ignore[misc]
-                firsts.append(streams.told[f"q{number}"][0] - started)
+            pictures, firsts = self._alone(streams, "quiet")
         return {
-            "frame_quiet_ms": _ms(statistics.median(pictures)),
-            "first_token_engine_ms": _ms(statistics.median(firsts)),
+            "frame_ms": _ms(statistics.median(pictures)),
+            "frame_p95_ms": _ms(percentile(pictures, 0.95)),
+            "first_token_ms": _ms(statistics.median(firsts)),
+            "first_token_p95_ms": _ms(percentile(firsts, 0.95)),
         }
 
+    def age(self) -> list[Figures]:
+        """One session that grows old with every picture taken: what it costs, at evenly spaced ages in seconds.
+
+        It is looked at first when its budget is full, last at the age that was asked for.
+        """
+        looks: list[Figures] = []
+        with self._streams(1, 1) as streams:
+            seen = self._load.pictures + 1
+            for look in range(self._load.looks):
+                wanted = round(seen + look / max(self._load.looks - 1, 1) * (self._load.age - seen))
+                host, before = time.process_time(), len(streams.taken)
+                streams.run(lambda wanted=wanted: len(streams.taken) >= wanted, lambda: streams.top_up(2))  # type: ignore[misc]
+                self._settle()
+                aged = len(streams.taken) - before
+                host = 1e3 * (time.process_time() - host) / max(aged, 1)
+                pictures, firsts = self._alone(streams, f"look{look}")
+                session = streams.engine.sessions["s0"]
+                looks.append(
+                    {
+                        "age_s": wanted,
+                        "first_token_ms": _ms(statistics.median(firsts)),
+                        "first_token_p95_ms": _ms(percentile(firsts, 0.95)),
+                        "frame_ms": _ms(statistics.median(pictures)),
+                        "host_ms_a_picture": round(host, 3) if aged else float("nan"),
+                        "kv_bytes": session.kv_bytes,
+                        "tokens": session.trunk.tokens,
+                    }
+                )
+        return looks
+
+    def _alone(self, streams: Streams, name: str) -> tuple[list[float], list[float]]:
+        """Seconds that each of some pictures and questions takes when nothing else goes on."""
+        pictures, firsts = [], []
+        for number in range(self._load.quiet):
+            started, before = time.perf_counter(), len(streams.taken)
+            streams.push("s0")
+            streams.run(lambda before=before: len(streams.taken) > before)  # type: ignore[misc]
+            self._settle()
+            pictures.append(time.perf_counter() - started)
+            started, question = time.perf_counter(), f"{name}-{number}"
+            streams.ask("s0", question, 1)
+            streams.run(lambda question=question: question in streams.done)  # type: ignore[misc]
+            firsts.append(streams.told[question][0] - started)
+        return pictures, firsts
+
     @contextmanager
-    def _streams(self, sessions: int, pictures_a_step: int) -> Iterator[Streams]:
+    def _streams(
+        self, sessions: int, pictures_a_step: int, view: View | None = None, threshold: int = 0
+    ) -> Iterator[Streams]:
         """Sessions whose trunks are full."""
-        tokens = self._checkpoint.pixels.side**2 // self._checkpoint.pixels.factor**2
+        load = self._load
         settings = EngineSettings(
-            pool_tokens=sessions * self._budget + _RESERVE,
-            step_tokens=(tokens + 4) * pictures_a_step,
+            pool_tokens=sessions * self.budget + _RESERVE,
+            step_tokens=(self._tokens + 4) * pictures_a_step,
             step_pictures=pictures_a_step,
-            floor_tokens=tokens,
+            floor_tokens=self._tokens,
+            drop_threshold=threshold,
         )
-        streams = Streams(self._checkpoint, settings)
+        fill = load.pictures + 1 if not threshold else 5 * load.pictures
+        expected = int(load.seconds * load.expected_fps * (2 if threshold else 1) / sessions) if sessions > 1 else 0
+        album = Album(view or Blocks(self._side), sessions, fill + expected, load.makers)
+        streams = Streams(self._checkpoint, settings, album)
         for number in range(sessions):
-            streams.open(f"s{number}", self._budget)
-        streams.fill(self._load.pictures + 1)
+            streams.open(f"s{number}", self.budget)
+        streams.fill(fill)
         self._settle()
         yield streams
         streams.close()
+        gc.collect()
 
-    def _sustained(self, streams: Streams, feed: Callable[[], None]) -> tuple[float, int]:
+    @property
+    def _side(self) -> int:
+        return self._checkpoint.pixels.side
+
+    def _sustained(self, streams: Streams, feed: Callable[[], object]) -> tuple[float, int]:
         """Pictures a second while `feed` brings them, and how many these were."""
         started, before = time.perf_counter(), len(streams.taken)
         streams.run(lambda: time.perf_counter() - started > self._load.seconds, feed)
@@ -171,13 +213,6 @@ class Card:
         fence = Fence(self._device)
         fence.mark()
         fence.wait()
-
-
-def _told(figures: Figures) -> Figures:
-    """Says them at once, in case a later arm fails, and frees the engine that they were measured on."""
-    print(figures, flush=True)
-    gc.collect()
-    return figures
 
 
 def _ms(seconds: float) -> float:

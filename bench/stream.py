@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from random import Random
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from bench.camera import Album, Pixels
 from workers.engine.engine import Engine
 from workers.engine.messages import (
     AskQuestion,
@@ -28,25 +27,29 @@ from workers.models.chat import INSTRUCTIONS
 from workers.models.checkpoint import Checkpoint
 from workers.pictures import decode
 
-Pixels = NDArray[np.uint8]
 _FAR = 1e12
-_PICTURES = 256
+_AHEAD = 64  # pictures that are decoded before their turn
 
 
 class Streams:
-    """An engine and its sessions. Pictures wait as JPEG and are decoded by a few threads, ahead of their turn."""
+    """An engine and its sessions, each with a camera. Pictures are JPEG bytes in memory, and are decoded by a few
+    threads, ahead of their turn. Sessions come in an order that is drawn anew each round.
+    """
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, threads: int = 4) -> None:
-        self.side = checkpoint.pixels.side
+    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, album: Album, threads: int = 4) -> None:
+        self.side, self._album = album.view.side, album
         self.taken: list[float] = []
+        self.outcomes: Counter[str] = Counter()
         self.told: dict[str, list[float]] = {}
         self.done: set[str] = set()
+        self.answered = 0
         self._pixels: dict[int, Pixels] = {}
         self._threads = ThreadPoolExecutor(threads)
-        self._jpegs = list(self._threads.map(lambda seed: _jpeg(seed, self.side), range(_PICTURES)))
-        self._coming: deque[tuple[int, Future[Pixels]]] = deque()
-        self._slot = self._turn = 0
+        self._coming: deque[tuple[str, Future[Pixels]]] = deque()
+        self._cameras: dict[str, int] = {}
+        self._shown: Counter[str] = Counter()
         self._clocks: dict[str, int] = {}
+        self._slot, self._chance = 0, Random(0)
         self.engine = Engine(checkpoint, settings, lambda frame: self._pixels[frame.slot], self._hear)
         self.engine.warm()
 
@@ -55,7 +58,7 @@ class Streams:
             session_id=name, budget_tokens=budget_tokens, policy=policy, instructions=INSTRUCTIONS, complete=True
         )
         self.engine.handle(opening)
-        self._clocks[name] = 0
+        self._clocks[name], self._cameras[name] = 0, len(self._cameras)
 
     def close(self) -> None:
         for name in list(self._clocks):
@@ -64,21 +67,8 @@ class Streams:
         self._threads.shutdown(cancel_futures=True)
 
     def push(self, name: str) -> None:
-        """The session's next picture, a second after the last."""
-        slot, pixels = self._picture()
-        self._pixels[slot] = pixels
-        self._clocks[name] += 1000
-        self.engine.handle(
-            PushFrame(
-                session_id=name,
-                sequence=slot,
-                t_ms=self._clocks[name],
-                slot=slot,
-                width=self.side,
-                height=self.side,
-                deadline=_FAR,
-            )
-        )
+        """The session's next picture, a second after the last, decoded here and now."""
+        self._push(name, _decoded(self._next_jpeg(name), self.side))
 
     def ask(self, name: str, question_id: str, max_tokens: int) -> None:
         """A question about now, answered on the memory as it is."""
@@ -94,7 +84,20 @@ class Streams:
         self.told[question_id] = []
         self.engine.handle(question)
 
-    def run(self, until: Callable[[], bool], feed: Callable[[], None] = lambda: None) -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether every question has its answer."""
+        return len(self.told) == len(self.done)
+
+    def forget(self) -> None:
+        """Lets go of the times of pictures, and of answers that have ended; `answered` goes on counting those."""
+        self.taken.clear()
+        self.answered += len(self.done)
+        for question_id in self.done:
+            del self.told[question_id]
+        self.done.clear()
+
+    def run(self, until: Callable[[], bool], feed: Callable[[], object] = lambda: None) -> None:
         """Steps until `until`; `feed` is called before each."""
         while not until():
             feed()
@@ -102,11 +105,10 @@ class Streams:
 
     def fill(self, frames: int) -> None:
         """So many pictures into every session."""
-        before = len(self.taken)
-        for _ in range(frames):
-            for name in self._clocks:
-                self.push(name)
-        self.run(lambda: len(self.taken) - before >= frames * len(self._clocks))
+        before, wanted = len(self.taken), frames * len(self._clocks)
+        for _ in range(wanted):
+            self._push_next()
+        self.run(lambda: len(self.taken) - before >= wanted)
 
     def top_up(self, ahead: int) -> None:
         """Pictures for the sessions in turn until so many wait in the engine."""
@@ -114,34 +116,51 @@ class Streams:
             self._push_next()
 
     def cameras(self, rate: float) -> Callable[[], None]:
-        """Brings, when called, the pictures that have come since: `rate` a second, for the sessions in turn."""
-        started, pushed = time.perf_counter(), 0
+        """Brings, when called, the pictures that have come since: `rate` a second on average, at uneven distances."""
+        due = time.perf_counter()
 
         def bring() -> None:
-            nonlocal pushed
-            while pushed < rate * (time.perf_counter() - started):
+            nonlocal due
+            while due < time.perf_counter():
                 self._push_next()
-                pushed += 1
+                due += self._chance.uniform(0.5, 1.5) / rate
 
         return bring
 
     def _push_next(self) -> None:
-        names = list(self._clocks)
-        self.push(names[self._turn % len(names)])
-        self._turn += 1
+        while len(self._coming) < _AHEAD:
+            for name in self._chance.sample(list(self._clocks), len(self._clocks)):
+                decoding = self._threads.submit(_decoded, self._next_jpeg(name), self.side)
+                self._coming.append((name, decoding))
+        name, decoding = self._coming.popleft()
+        self._push(name, decoding.result())
 
-    def _picture(self) -> tuple[int, Pixels]:
-        while len(self._coming) < 64:
-            jpeg = self._jpegs[self._slot % _PICTURES]
-            self._coming.append((self._slot, self._threads.submit(_decoded, jpeg, self.side)))
-            self._slot += 1
-        slot, coming = self._coming.popleft()
-        return slot, coming.result()
+    def _push(self, name: str, pixels: Pixels) -> None:
+        slot, self._slot = self._slot, self._slot + 1
+        self._pixels[slot] = pixels
+        self._clocks[name] += 1000
+        self.engine.handle(
+            PushFrame(
+                session_id=name,
+                sequence=slot,
+                t_ms=self._clocks[name],
+                slot=slot,
+                width=self.side,
+                height=self.side,
+                deadline=_FAR,
+            )
+        )
+
+    def _next_jpeg(self, name: str) -> bytes:
+        number = self._shown[name]
+        self._shown[name] += 1
+        return self._album.jpeg(self._cameras[name], number)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, FrameTaken):
             del self._pixels[event.slot]
-            if event.outcome == "prefilled":
+            self.outcomes[event.outcome] += 1
+            if event.outcome in ("prefilled", "dropped_similar"):
                 self.taken.append(time.perf_counter())
             elif event.outcome != "dropped_closed":
                 raise RuntimeError(f"a picture was not taken in: {event.outcome}")
@@ -149,16 +168,6 @@ class Streams:
             self.told[event.question_id].append(time.perf_counter())
         elif isinstance(event, QuestionDone):
             self.done.add(event.question_id)
-
-
-def _jpeg(seed: int, side: int) -> bytes:
-    """Coarse blocks under fine noise: no two alike."""
-    chance = np.random.default_rng(seed)
-    coarse = np.kron(chance.integers(0, 256, (8, 8, 3), np.uint8), np.ones((side // 8, side // 8, 1), np.uint8))
-    picture = coarse // 2 + chance.integers(0, 32, (side, side, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def _decoded(jpeg: bytes, side: int) -> Pixels:

@@ -76,25 +76,59 @@ def _engine(result: dict[str, Any]) -> Iterator[Row]:
 
 
 def _card(result: dict[str, Any]) -> Iterator[Row]:
-    load, figures, command = result["load"], result["figures"], "python -m bench.engine --device cuda"
-    keys = f"{figures['ingest_keys']:,} keys each"
-    streams = f"GPU, {result['machine']['model']} with random weights, {load['sessions']} live streams of {keys}"
-    yield (
-        f"{streams}: pictures of 448 x 448 taken in, all of each kept",
-        f"{figures['ingest_full_fps']:.0f} a second",
-        command,
-    )
-    beside = f"{figures['itl_under_load_p50_ms']:.0f} / {figures['itl_under_load_ms']:.0f} ms"
-    yield (
-        f"the same, {figures['loaded_fps']:.0f} a second beside {load['answers']} answers: between tokens p50 / p99",
-        beside,
-        command,
-    )
-    steps = " / ".join(f"{figures[f'decode{count}_ms']:.1f}" for count in load["decoding"])
-    counts = " / ".join(map(str, load["decoding"]))
-    yield f"the same, a token for each of {counts} answers at once", f"{steps} ms", command
-    alone = f"{figures['frame_quiet_ms']:.1f} / {figures['first_token_engine_ms']:.1f} ms"
-    yield "the same, one stream: a picture into memory / a question's first token, in the engine", alone, command
+    """What of a GPU has been measured so far."""
+    details, peer = result["details"], result["arms"].get("vllm")
+    rows = {
+        "ingest": _ingest,
+        "ingest_fp8": lambda told: ("the same with weights in eight bits", f"{told['fps']:.0f} a second"),
+        "ingest_drop": lambda told: (
+            f"the same, a fixed camera's, {100 * told['kept']:.0f} % of the tokens kept",
+            f"{told['fps']:.0f} a second",
+        ),
+        "live_full": lambda told: ("live sessions of one picture a second, all kept", f"{told['sessions']}"),
+        "live_drop": lambda told: ("the same, fixed cameras, unchanged patches dropped", f"{told['sessions']}"),
+        "loaded": _loaded,
+        "decode": _decode,
+        "quiet": lambda told: (
+            "the same, one stream: a picture into memory / a question's first token, in the engine",
+            f"{told['frame_ms']:.1f} / {told['first_token_ms']:.1f} ms",
+        ),
+        "gateway": lambda told: ("the same, a first token through the gateway", f"{told['first_token_ms']:.1f} ms"),
+        "age": _age,
+    }
+    model = f"GPU, {result['machine']['model']} with random weights: "
+    command = "python -m bench.engine --device cuda"
+    for arm, row in rows.items():
+        told = details.get(arm, {})
+        if told and not {"skipped", "failed"} & told.keys():
+            what, figure = row(told)
+            yield model + what, figure, command
+            model = ""
+    if peer:
+        what = f"vLLM {peer['version']} on the same card: pictures taken in"
+        yield what, f"{peer['ingest_fps']:.0f} a second", f"{command} --vllm PYTHONPATH"
+
+
+def _ingest(told: dict[str, Any]) -> tuple[str, str]:
+    streams = f"{told['load']['sessions']} live streams of {told['keys']:,} keys each"
+    return f"{streams}: pictures of 448 x 448 taken in, all of each kept", f"{told['fps']:.0f} a second"
+
+
+def _loaded(told: dict[str, Any]) -> tuple[str, str]:
+    beside = f"the same, {told['fps']:.0f} a second beside {told['load']['answers']} answers: between tokens p50 / p99"
+    return beside, f"{told['itl_p50_ms']:.0f} / {told['itl_p99_ms']:.0f} ms"
+
+
+def _decode(told: dict[str, Any]) -> tuple[str, str]:
+    counts = told["load"]["decoding"]
+    steps = " / ".join(f"{told[f'step{count}_ms']:.1f}" for count in counts)
+    return f"the same, a token for each of {' / '.join(map(str, counts))} answers at once", f"{steps} ms"
+
+
+def _age(told: dict[str, Any]) -> tuple[str, str]:
+    young, old = told["looks"][0], told["looks"][-1]
+    what = f"the same, a question's first token, memory full / {old['age_s'] / 3600:.1f} hours old"
+    return what, f"{young['first_token_ms']:.1f} / {old['first_token_ms']:.1f} ms"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Settings(FileSettings):
     cache_dir: Path | None = Field(default=None, description="where downloads are kept; default: the hub's own")
     offline: bool = Field(default=False, description="download nothing")
     check_books: bool = Field(default=False, description="audit the memory at every compaction; takes time")
+    random_weights: bool = Field(default=False, description="read no weights, draw them: for measuring speed alone")
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] | None = Field(default=None, description="default: by device")
     weights: Literal["fp8"] | None = Field(default=None, description="matrices in eight bits; default: in dtype")
@@ -62,5 +63,5 @@ class Settings(FileSettings):
             value = getattr(self, name)
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]
-        switches = ("offline", "check_books")
+        switches = ("offline", "random_weights", "check_books")
         return [*arguments, *(f"--{name.replace('_', '-')}" for name in switches if getattr(self, name))]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bench.card import Card, Load
-from bench.random_model import QWEN25VL_7B, random_checkpoint
+from bench.camera import Blocks, Crops
+from bench.card import Card
+from bench.load import Load
+from bench.random_model import TINY, random_checkpoint
 from workers.models.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.unit
@@ -22,32 +26,60 @@ LOAD = Load(
     decoding=(1, 2),
     answer_tokens=8,
     quiet=2,
+    age=12.0,
+    looks=3,
+    makers=0,
 )
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    text = replace(
-        QWEN25VL_7B.text, vocab_size=2100, hidden_size=64, intermediate_size=96, layers=2, heads=2, kv_heads=1
-    )
-    vision = replace(
-        QWEN25VL_7B.vision,
-        depth=2,
-        hidden_size=32,
-        intermediate_size=36,
-        heads=2,
-        out_hidden_size=64,
-        full_attention_blocks=frozenset({1}),
-    )
-    return random_checkpoint("cpu", torch.float32, replace(QWEN25VL_7B, text=text, vision=vision), side=112)
+    return random_checkpoint("cpu", torch.float32, TINY, side=112)
 
 
-def test_every_arm_gives_its_figures(checkpoint: Checkpoint) -> None:
-    figures = Card(checkpoint, LOAD).measure()
-    assert figures["ingest_keys"] > 2 * 16
-    for name in ("ingest_full_fps", "loaded_fps", "itl_under_load_ms", "decode2_ms", "frame_quiet_ms"):
-        assert figures[name] > 0
-    assert figures["loaded_share"] == pytest.approx(figures["loaded_fps"] / figures["ingest_full_fps"], abs=0.01)
+@pytest.fixture(scope="module")
+def card(checkpoint: Checkpoint) -> Card:
+    return Card(checkpoint, LOAD)
+
+
+def test_ingest_keeps_every_token_of_every_picture(card: Card) -> None:
+    figures = card.ingest()
+    assert figures["fps"] > 0
+    assert figures["keys"] > 2 * 16
+    assert figures["kept"] >= 1
+    assert figures["dropped_similar"] == 0
+
+
+def test_what_stands_still_is_dropped(card: Card, tmp_path: Path) -> None:
+    wall = np.random.default_rng(0).integers(0, 256, (120, 140, 3), dtype=np.uint8)
+    Image.fromarray(wall).save(tmp_path / "0.jpg", quality=95)
+    figures = card.dropping(Crops(tmp_path, 112))
+    assert figures["kept"] < 1
+    assert figures["fps"] > 0
+
+
+def test_everything_is_kept_of_what_always_changes(card: Card) -> None:
+    assert card.dropping(Blocks(112))["kept"] >= 0.98
+
+
+def test_answers_run_beside_the_pictures(card: Card) -> None:
+    figures = card.loaded(20.0)
+    assert 0 < figures["itl_p50_ms"] <= figures["itl_p99_ms"]
+    assert figures["tokens"] > 0
+    assert figures["share"] == pytest.approx(figures["fps"] / 20.0, abs=0.01)
+
+
+def test_decoding_and_a_quiet_card_are_timed(card: Card) -> None:
+    assert all(value > 0 for value in card.decode().values())
+    assert all(value > 0 for value in card.quiet().values())
+
+
+def test_an_old_session_is_looked_at_as_it_grows_older(card: Card) -> None:
+    looks = card.age()
+    assert [look["age_s"] for look in looks] == [3, 8, 12]
+    held = [look["tokens"] for look in looks]
+    assert held == sorted(held)
+    assert all(look["first_token_ms"] > 0 for look in looks)
 
 
 def test_a_profile_is_written_where_one_is_wanted(checkpoint: Checkpoint) -> None:

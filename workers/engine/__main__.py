@@ -18,6 +18,7 @@ from workers.engine.process import serve
 from workers.engine.ring import PixelRing
 from workers.engine.settings import EngineSettings
 from workers.models.checkpoint import open_checkpoint
+from workers.models.drawn import drawn_model
 from workers.models.hub import resolve
 
 
@@ -53,7 +54,8 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         trained_length=arguments.trained_length,
         check_books=arguments.check_books,
     )
-    checkpoint = open_checkpoint(folder, arguments.device, dtype, weights=arguments.weights)
+    load = drawn_model if arguments.random_weights else None
+    checkpoint = open_checkpoint(folder, arguments.device, dtype, load, arguments.weights)
     if target:
         settings = calibrated(checkpoint, settings, target / 1000)
     engine = Engine(checkpoint, settings, lambda frame: ring.pixels(frame.slot, frame.height, frame.width), emit)
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--revision", help="branch, tag or commit on the hub")
     model.add_argument("--cache-dir", type=Path, help="where downloads are kept")
     model.add_argument("--offline", action="store_true", help="download nothing")
+    model.add_argument("--random-weights", action="store_true", help="read no weights: for measuring speed")
     model.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     model.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on cpu, bfloat16 on cuda")
     model.add_argument("--weights", choices=("fp8",), help="matrices in eight bits; default: in dtype")

@@ -1,0 +1,235 @@
+"""The arms of `python -m bench.engine --device cuda`, by name: each adds what it found to the report."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from bench import gateway_arm, live_arm, vllm_arm
+from bench.camera import Blocks, Crops, View
+from bench.card import Card
+from bench.growth import Growth, grow
+from bench.load import ROOM, LiveLoad, Load
+from bench.random_model import random_checkpoint
+from bench.report import Details, Report
+from bench.vllm_arm import VllmPlace
+from workers.models.checkpoint import Checkpoint
+from workers.models.config import ModelConfig
+from workers.models.eightbit import convert
+
+_LONG = ("trials", "memory", "samples", "looks")
+
+
+class Skipped(Exception):
+    """An arm cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the arms are given. `folder` holds the model's shape, `footage` a fixed camera's pictures as JPEG files,
+    `engine` further arguments for engines in processes of their own, `ceiling` pictures a second where ingest is not
+    measured.
+    """
+
+    config: ModelConfig
+    folder: Path
+    side: int
+    device: str
+    dtype: torch.dtype
+    load: Load
+    live: LiveLoad
+    growth: Growth
+    footage: Path | None = None
+    engine: Sequence[str] = ()
+    ceiling: float | None = None
+    vllm: VllmPlace | None = None
+    profile: Callable[[str], None] | None = None
+
+
+class Measures:
+    """Takes arms one after the other, with at most one model of this process on the device."""
+
+    def __init__(self, setup: Setup, report: Report) -> None:
+        self._setup, self._report = setup, report
+        self._checkpoint: Checkpoint | None = None
+
+    def take(self, arm: str) -> bool:
+        """Measures one arm; the report says so where it cannot be. False if it failed."""
+        try:
+            ARMS[arm](self)
+        except Skipped as reason:
+            self._tell(arm, {"skipped": str(reason)})
+        except Exception as error:  # the other arms still have something to say
+            traceback.print_exc()
+            self._release()
+            self._tell(arm, {"failed": f"{type(error).__name__}: {error}"})
+            return False
+        return True
+
+    # --- engines in this process --------------------------------------------------------------------------------------
+
+    def ingest(self) -> None:
+        self._tell("ingest", self._card().ingest(), self._setup.load)
+
+    def ingest_fp8(self) -> None:
+        self._release()
+        card = self._card(eight_bits=True)
+        self._tell("ingest_fp8", card.ingest(), self._setup.load)
+        self._release()
+
+    def ingest_drop(self) -> None:
+        fixed = self._crops()
+        told: Details = self._card().dropping(fixed) | {"threshold": self._setup.load.threshold}
+        self._tell("ingest_drop", told | {"changes": changed_blocks(fixed, self._setup.load)}, self._setup.load)
+
+    def ingest_moving(self) -> None:
+        moving = replace(self._crops(), moving=True)
+        told: Details = self._card().dropping(moving) | {"threshold": self._setup.load.threshold}
+        self._tell("ingest_moving", told | {"changes": changed_blocks(moving, self._setup.load)}, self._setup.load)
+
+    def loaded(self) -> None:
+        ceiling = self._setup.ceiling or self._report.details.get("ingest", {}).get("fps")
+        if not ceiling:
+            raise Skipped("the ceiling of ingest is not known: measure `ingest` first, or give --ceiling")
+        self._tell("loaded", self._card().loaded(ceiling) | {"ceiling": ceiling}, self._setup.load)
+
+    def decode(self) -> None:
+        self._tell("decode", self._card().decode(), self._setup.load)
+
+    def quiet(self) -> None:
+        self._tell("quiet", self._card().quiet(), self._setup.load)
+
+    def age(self) -> None:
+        self._tell("age", {"looks": self._card().age()}, self._setup.load)
+
+    def growth(self) -> None:
+        self._release()
+        self._tell("growth", grow(self._setup.growth, self._setup.device), self._setup.growth)
+
+    # --- engines in processes of their own ----------------------------------------------------------------------------
+
+    def live_full(self) -> None:
+        view = Blocks(self._setup.side)
+        self._tell("live_full", asyncio.run(live_arm.largest(self._room(), view, self._setup.live)), self._setup.live)
+
+    def live_drop(self) -> None:
+        room = self._room("--drop-threshold", str(self._setup.load.threshold))
+        self._tell("live_drop", asyncio.run(live_arm.largest(room, self._crops(), self._setup.live)), self._setup.live)
+
+    def steady(self) -> None:
+        """Nine tenths of what is carried, and every book checked at every compaction."""
+        most = self._report.details.get("live_full", {}).get("sessions") or self._setup.live.sessions
+        room = self._room("--check-books")
+        found = live_arm.steady(room, Blocks(self._setup.side), self._setup.live, max(1, int(0.9 * most)))
+        self._tell("steady", asyncio.run(found), self._setup.live)
+
+    def gateway(self) -> None:
+        setup, load = self._setup, self._setup.load
+        environment = {
+            "LONGLOOK_RANDOM_WEIGHTS": "true",
+            "LONGLOOK_DEVICE": setup.device,
+            "LONGLOOK_DTYPE": str(setup.dtype).removeprefix("torch."),
+            "LONGLOOK_POOL_TOKENS": str(2 * self._budget),
+        }
+        found = gateway_arm.quiet(
+            setup.folder, environment, Blocks(setup.side), self._budget, load.pictures + 1, load.quiet
+        )
+        self._release()
+        self._tell("gateway", asyncio.run(found), load)
+
+    def vllm(self) -> None:
+        if self._setup.vllm is None:
+            raise Skipped("vLLM is not here: give --vllm, the PYTHONPATH where it can be imported")
+        self._release()
+        self._report.arms["vllm"] = vllm_arm.measured(self._setup.vllm, self._setup.side)
+
+    # --- what they share ----------------------------------------------------------------------------------------------
+
+    def _tell(self, arm: str, found: Mapping[str, Any], load: Load | LiveLoad | Growth | None = None) -> None:
+        """Puts down what an arm found, and under how much of what."""
+        self._report.details[arm] = {**found, "load": asdict(load)} if load else dict(found)
+        print(
+            f"{arm}: { ({name: value for name, value in found.items() if name not in _LONG}) }",
+            flush=True,
+        )
+
+    def _card(self, *, eight_bits: bool = False) -> Card:
+        setup = self._setup
+        if self._checkpoint is None:
+            self._checkpoint = random_checkpoint(setup.device, setup.dtype, setup.config, setup.side)
+            if eight_bits:
+                convert(self._checkpoint.model)
+        return Card(self._checkpoint, setup.load, setup.profile)
+
+    def _release(self) -> None:
+        """Frees the device for an engine in another process."""
+        self._checkpoint = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _crops(self) -> Crops:
+        if self._setup.footage is None:
+            raise Skipped("no footage: give --footage, a folder that `python -m bench.camera` has written")
+        return Crops(self._setup.footage, self._setup.side)
+
+    @property
+    def _budget(self) -> int:
+        factor = self._setup.config.vision.merged_patch
+        return self._setup.load.pictures * (self._setup.side // factor) ** 2 + ROOM
+
+    def _room(self, *further: str) -> live_arm.Room:
+        """Memory for as many sessions as the load may come to; the engine's process gets the device for itself."""
+        self._release()
+        setup, load = self._setup, self._setup.live
+        arguments = [
+            *("--model", str(setup.folder), "--random-weights", "--device", setup.device),
+            *("--dtype", str(setup.dtype).removeprefix("torch.")),
+            *("--pool-tokens", str(load.most * self._budget + 16)),
+            *(("--slo-itl-ms", str(load.slo_itl_ms)) if load.slo_itl_ms else ()),
+            *further,
+            *setup.engine,
+        ]
+        fill = setup.load.pictures + 1 if not further or "--drop-threshold" not in further else 5 * setup.load.pictures
+        return live_arm.Room(arguments, self._budget, fill)
+
+
+def changed_blocks(view: View, load: Load, pictures: int = 80, cameras: int = 4) -> dict[str, Any]:
+    """What the filter keeps of changed blocks, on the pictures of some cameras; no device takes part."""
+    from bench.dropping import Setting, measure
+    from workers.perception.changes import ChangeFilter
+
+    setting = Setting(
+        view.side, view.side // 28, 0.0, ChangeFilter(load.threshold), load.pictures * (view.side // 28) ** 2
+    )
+    streams = [[view.pixels(camera, number) for number in range(pictures)] for camera in range(cameras)]
+    return asdict(measure(streams, setting))
+
+
+Take = Callable[[Measures], None]
+ARMS: Mapping[str, Take] = MappingProxyType(
+    {
+        "ingest": Measures.ingest,
+        "ingest_drop": Measures.ingest_drop,
+        "ingest_moving": Measures.ingest_moving,
+        "loaded": Measures.loaded,
+        "decode": Measures.decode,
+        "quiet": Measures.quiet,
+        "age": Measures.age,
+        "ingest_fp8": Measures.ingest_fp8,
+        "growth": Measures.growth,
+        "live_full": Measures.live_full,
+        "live_drop": Measures.live_drop,
+        "steady": Measures.steady,
+        "gateway": Measures.gateway,
+        "vllm": Measures.vllm,
+    }
+)

@@ -1,0 +1,149 @@
+"""vLLM on the same work, on the same machine, in the same run: its server as people run it, and its streaming sessions.
+
+Three configurations take part, and the one that takes in most pictures a second counts. It is given a model of the same
+shape with random weights, and pictures of the same kind, each of them new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.camera import Album, Blocks
+from bench.vllm_client import A_REQUEST, Asker
+from bench.vllm_model import write_published
+from launcher.serve import free_port
+from workers.models.config import ModelConfig
+
+START_S, STOP_S, SESSIONS_S = 300.0, 30.0, 400.0
+CONFIGURATIONS: tuple[tuple[str, ...], ...] = (
+    ("--api-server-count", "4", "--max-num-batched-tokens", "8192"),
+    ("--api-server-count", "8", "--max-num-batched-tokens", "8192"),
+    ("--api-server-count", "8", "--max-num-batched-tokens", "16384", "--mm-processor-cache-gb", "0"),
+)
+EIGHT_BITS = ("--quantization", "fp8")
+
+
+@dataclass(frozen=True, slots=True)
+class VllmPlace:
+    """Where vLLM can be imported from (a PYTHONPATH), the shape, which configurations are tried, how much is sent."""
+
+    path: str
+    config: ModelConfig
+    configurations: tuple[int, ...] = (0, 1, 2)
+    requests: int = 110
+    sessions: bool = True
+    eight_bits: bool = True
+    makers: int | None = None
+
+
+class VllmFailed(RuntimeError):
+    """The server did not come up; the message ends with the last lines of its log."""
+
+
+def measured(place: VllmPlace, side: int) -> dict[str, Any]:
+    """Everything by the best configuration, and the ceilings of the others."""
+    with tempfile.TemporaryDirectory(prefix="longlook-bench-") as scratch:
+        folder = write_published(place.config, Path(scratch) / "model")
+        tries = [_tried(place, folder, CONFIGURATIONS[number], side) for number in place.configurations]
+        best = max(tries, key=lambda each: float(each["ingest_fps"]))
+        told = {**best, "configurations": [{key: each[key] for key in ("command", "ingest_fps")} for each in tries]}
+        if place.eight_bits:
+            eight = _tried(place, folder, (*best["options"], *EIGHT_BITS), side, whole=False)
+            told["fp8"] = {key: eight[key] for key in ("command", "ingest_fps")}
+        if place.sessions:
+            told["streaming_sessions"] = _sessions(place, folder, Path(scratch) / "sessions.json")
+    return told
+
+
+def _tried(
+    place: VllmPlace, folder: Path, options: tuple[str, ...], side: int, *, whole: bool = True
+) -> dict[str, Any]:
+    album = Album(Blocks(side), 1, place.requests * A_REQUEST + 1_200, place.makers)
+    with _served(place, folder, options) as (url, command, version):
+        found = asyncio.run(_asked(url, album, place.requests, whole=whole))
+    return {"command": command, "options": list(options), "version": version, **found}
+
+
+async def _asked(url: str, album: Album, requests: int, *, whole: bool) -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=300.0, limits=limits, trust_env=False) as http:
+        asker = Asker(http, album)
+        found: dict[str, Any] = {"ingest_fps": round(await asker.ingest(requests), 2)}
+        print(found, flush=True)
+        if whole:
+            found["first_token_16_s"] = round(await asker.first_token(16), 3)
+            found["first_token_64_s"] = round(await asker.first_token(64), 3)
+            found["decode"] = {str(answers): await asker.decode(answers, 400) for answers in (1, 32)}
+            found["session"] = await asker.session()
+    return found
+
+
+@contextmanager
+def _served(place: VllmPlace, folder: Path, options: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """The server's address, its command line and its version."""
+    port = free_port("127.0.0.1")
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder)),
+        *("--load-format", "dummy", "--served-model-name", "peer", "--max-model-len", "40960"),
+        *("--limit-mm-per-prompt", '{"image": 130, "video": 0}', "--host", "127.0.0.1", "--port", str(port)),
+        *("--disable-uvicorn-access-log", *options),
+    ]
+    log = folder.parent / f"server-{port}.log"
+    with log.open("w") as told:
+        server = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT, env=_environment(place))
+    try:
+        url = f"http://127.0.0.1:{port}"
+        yield _ready(server, url, log), " ".join(["vllm", *command[3:]]), _version(url)
+    finally:
+        server.terminate()
+        try:
+            server.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _ready(server: subprocess.Popen[bytes], url: str, log: Path) -> str:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", timeout=2.0, trust_env=False).is_success:
+                return url
+        except httpx.HTTPError:
+            pass  # not up yet
+        time.sleep(1.0)
+    lines = log.read_text(errors="replace").splitlines()[-30:]
+    raise VllmFailed("vLLM's server did not start:\n" + "\n".join(lines))
+
+
+def _version(url: str) -> str:
+    return str(httpx.get(f"{url}/version", timeout=5.0, trust_env=False).json()["version"])
+
+
+def _sessions(place: VllmPlace, folder: Path, out: Path) -> dict[str, Any]:
+    """Its append-only streaming sessions, in a process that has its libraries."""
+    command = [sys.executable, "-m", "bench.vllm_sessions", str(folder), str(out)]
+    subprocess.run(command, env=_environment(place), timeout=SESSIONS_S, check=False)
+    if not out.exists():
+        return {"failed": "the process ended without a word; its output stands above"}
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+def _environment(place: VllmPlace) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([place.path, root, os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}

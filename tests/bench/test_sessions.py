@@ -1,0 +1,79 @@
+"""Live sessions on a real engine process with a tiny model: what is counted, and when a load counts as carried."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.camera import Blocks
+from bench.live_arm import Room, Sample, largest, memory, steady
+from bench.load import LiveLoad
+from bench.random_model import TINY
+from bench.sessions import Seen
+from bench.shape import write_shape
+
+pytestmark = pytest.mark.e2e
+
+SIDE, BUDGET = 112, 320
+LOAD = LiveLoad(
+    sessions=2,
+    most=3,
+    step=1,
+    trial=2.0,
+    seconds=2.0,
+    settle=1.0,
+    every=1.0,
+    answer_tokens=4,
+    age_s=30.0,
+    first_token_s=30.0,
+    between_s=30.0,
+    slo_itl_ms=None,
+    makers=1,
+)
+GOOD = Seen(seconds=1.0, ages=[0.1, 0.9], first=[0.1], between=[0.01])
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    arguments = ["--model", str(write_shape(TINY, tmp_path, SIDE)), "--random-weights", "--threads", "1"]
+    return Room([*arguments, "--pool-tokens", str(3 * BUDGET), "--check-books"], BUDGET, fill=2)
+
+
+async def test_the_largest_number_is_looked_for_up_to_the_room_there_is(room: Room) -> None:
+    found = await largest(room, Blocks(SIDE), LOAD)
+    assert found["sessions"] == found["capacity"] == 3
+    assert [trial["sessions"] for trial in found["trials"]] == [2, 3, 3]
+    assert found["kept"]["frames"] >= 3
+    assert found["kept"]["questions"] >= 3
+    assert found["kept"]["broken"] == []
+    assert found["memory"]["host_mib"] > 0
+
+
+async def test_what_is_not_carried_is_said_so(room: Room) -> None:
+    found = await steady(room, Blocks(SIDE), replace(LOAD, age_s=0.0), 2)
+    assert not found["carried"]
+    assert found["broken"] == ["a picture was too old"]
+
+
+def test_a_load_is_carried_while_every_promise_holds() -> None:
+    load = LiveLoad()
+    assert GOOD.broken(load) == []
+    worse = [
+        replace(GOOD, ages=[1.1]),
+        replace(GOOD, first=[0.1] * 9 + [0.2]),
+        replace(GOOD, between=[0.06]),
+        replace(GOOD, lost=Counter(late=1)),
+        replace(GOOD, failed=1),
+    ]
+    assert [len(each.broken(load)) for each in worse] == [1] * 5
+
+
+def test_memory_is_judged_by_the_slope_once_it_has_settled() -> None:
+    samples = [Sample(at=60.0 * n, host=(100 + n) << 20, device=7 << 20) for n in range(8)]
+    told = memory([Sample(0.0, 1 << 20, 1 << 20), *samples])
+    assert told["host_mib_a_minute"] == 1.0
+    assert told["device_mib_a_minute"] == 0.0
+    assert told["host_mib"] == 107
