@@ -25,6 +25,10 @@ ALLOWED = {
         "workers.core", "workers.memory", "workers.attention", "workers.models", "workers.perception", "workers.engine",
         "protocol.messages",
     },
+    "workers.engine.__main__": {"workers", "protocol.messages"},
+    "workers.parallel": {
+        "workers.core", "workers.memory", "workers.models", "workers.perception", "workers.engine", "workers.parallel",
+    },
     "launcher": {"launcher", "server", "workers", "protocol", "longlook_client"},
     "longlook_client": {"longlook_client"},
     "training": {"training", "workers.models", "workers.core"},

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.core import Attention, Part, Positions, Query, Slots, sent
+from workers.core import ALONE, Attention, Part, Positions, Query, Slots, Team, sent
 from workers.engine.graphs import Graphs
 from workers.engine.sampler import Drawn
 from workers.models.decoder import Decoder, Deepstack, placed
+from workers.perception.changes import Patches
+from workers.perception.vision import Features
 
 
 class Following(NamedTuple):
@@ -24,12 +26,19 @@ class Following(NamedTuple):
     row: int
 
 
+class Shown(NamedTuple):
+    """The frame that features are of, and the patches of it that they are of; None: all."""
+
+    frame: Features
+    patches: Patches | None
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """New tokens int64 [n] of one sequence at `positions`, whose keys go to `slots` and which see `parts`.
 
     `features` [m, width], as a vision tower gives them, stand for the last m tokens; `following` for the only one.
-    Where `wanted`, the logits after the last token are.
+    Where `wanted`, the logits after the last token are. `shown`: by what others know the features.
     """
 
     tokens: NDArray[np.int64]
@@ -39,14 +48,17 @@ class Work:
     wanted: bool
     features: Tensor | None = None
     following: Following | None = None
+    shown: Shown | None = None
 
 
 class Runner:
     """Runs works through a decoder; `attention` says where keys go and what queries see."""
 
-    def __init__(self, decoder: Decoder, attention: Attention, graphs: Graphs | None = None) -> None:
-        """`graphs`: for passes that one of them holds."""
-        self._decoder, self._attention, self._graphs = decoder, attention, graphs
+    def __init__(
+        self, decoder: Decoder, attention: Attention, graphs: Graphs | None = None, team: Team = ALONE
+    ) -> None:
+        """`graphs`: for passes that one of them holds. Of a `team`, rank 0 knows the tokens that no host has read."""
+        self._decoder, self._attention, self._graphs, self._team = decoder, attention, graphs, team
         self._device = decoder.embed_tokens.weight.device
 
     @torch.inference_mode()
@@ -71,7 +83,7 @@ class Runner:
             places = [(row, following.row) for row, following in unread if following.drawn is drawn]
             into, source = sent(np.array(places).T.copy(), self._device)
             tokens.index_copy_(0, into, drawn.tokens.index_select(0, source))
-        return tokens
+        return self._team.told(tokens) if unread else tokens
 
     def _wanted(self, works: Sequence[Work], stops: NDArray[np.int64]) -> Tensor | slice | None:
         """The rows that somebody wants to read; None for all."""

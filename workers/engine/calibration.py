@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from workers.engine.costs import StepCounts, fitted
-from workers.engine.engine import Engine
+from workers.engine.device import Device
+from workers.engine.engine import Engine, MakeDevice
 from workers.engine.messages import AskQuestion, OpenSession, PushFrame
 from workers.engine.scheduler import StepLimits
 from workers.engine.settings import EngineSettings
@@ -33,7 +34,13 @@ class Calibration:
     `clock` counts seconds. Its pool is freed with it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: EngineSettings,
+        clock: Clock = time.perf_counter,
+        make_device: MakeDevice = Device,
+    ) -> None:
         budget = min(settings.default_budget, settings.pool_tokens // SESSIONS)
         self._chance = np.random.default_rng(0)
         roomy = replace(
@@ -50,6 +57,7 @@ class Calibration:
             self._picture,
             lambda event: None,
             now=lambda: 0.0,
+            make_device=make_device,
         )
         self._clock, self._pushed = clock, 0
         card = self._engine.ready.card
@@ -129,12 +137,14 @@ class Calibration:
             torch.cuda.synchronize(device)
 
 
-def calibrated(checkpoint: Checkpoint, settings: EngineSettings, target: float) -> EngineSettings:
+def calibrated(
+    checkpoint: Checkpoint, settings: EngineSettings, target: float, make_device: MakeDevice = Device
+) -> EngineSettings:
     """Settings whose steps take about `target` seconds while some answers run, and that know what a frame costs.
 
     Those given are what a step may take at most.
     """
-    calibration = Calibration(checkpoint, settings)
+    calibration = Calibration(checkpoint, settings, make_device=make_device)
     costs, tokens, keys = fitted(calibration.steps()), calibration.frame_tokens, settings.default_budget
     most = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
     limits = costs.limits(target, tokens, keys, ANSWERS, most)

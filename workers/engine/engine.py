@@ -5,15 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from torch import Tensor
-
 from protocol.messages import ModelCard
-from workers.attention.choice import attention_for
-from workers.core import FLOAT8, Attention, KVShape, KVStore, Turn
 from workers.engine.answers import Emit, Voice
-from workers.engine.batch import Runner
+from workers.engine.device import Computing, Device, MakeAttention, Pixels
 from workers.engine.fairness import Governor
-from workers.engine.graphs import Capturable, Graphs
 from workers.engine.incoming import Frame
 from workers.engine.messages import (
     AskQuestion,
@@ -35,22 +30,19 @@ from workers.engine.pace import Pace
 from workers.engine.scheduler import StepLimits
 from workers.engine.session import Session, taken
 from workers.engine.settings import EngineSettings
-from workers.engine.stepper import Counters, Pixels, Stepper
+from workers.engine.stepper import Counters, Stepper
 from workers.engine.timeline import Bounds
 from workers.engine.watch import Auditor, Unmoved, Watch
 from workers.memory.facts import Facts
 from workers.memory.policies import POLICIES
 from workers.memory.policy import Policy
-from workers.memory.pool import PagePool, PoolExhausted
+from workers.memory.pool import PoolExhausted
 from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
-from workers.models.errors import UnsupportedModel
-from workers.models.rope import Rope, rotate
 from workers.perception.changes import ChangeFilter, look
-from workers.perception.vision import Eye
 
 CAPACITY = 0.85  # seconds of frames' work in a second: the rest is for answers, and for what nobody foresees
-MakeAttention = Callable[[KVStore, Turn], Attention]
+MakeDevice = Callable[[Checkpoint, EngineSettings, Pixels, MakeAttention | None], Computing]
 
 
 class Engine:
@@ -67,25 +59,20 @@ class Engine:
         ahead: bool | None = None,
         policies: Mapping[str, Callable[[], Policy]] = POLICIES,
         watch: Watch | None = None,
+        make_device: MakeDevice = Device,
     ) -> None:
         """`pixels` gives a pushed frame's picture; it is read once, before the frame's FrameTaken.
 
         `policies` says by which memories may be kept, and so what is kept of them; `watch` is told what steps do.
 
         `ahead`: the device is given a step before the host has read what was drawn in the one before, so that neither
-        waits for the other. None: where there is a GPU.
+        waits for the other. None: where there is a GPU. `make_device`: what computes, if that is not one device alone.
         """
         self._checkpoint, self._settings = checkpoint, settings
         self._pixels, self._emit, self._now = pixels, emit, now
         self._voice = Voice(checkpoint.chat, checkpoint.tokenizer)
-        self._eye = Eye(checkpoint.model.vision, checkpoint.pixels)
-        self.pool = _pool(checkpoint, settings)
-        self._turn = turn_with(checkpoint.model.decoder.rope)
-        heads = checkpoint.config.text.heads
-        make_attention = make_attention or (lambda store, turn: attention_for(store, turn, heads))
-        attention = make_attention(self.pool.store, self._turn)
-        self._graphs = self._captured(attention)
-        self.runner = Runner(checkpoint.model.decoder, attention, self._graphs)
+        self.device = make_device(checkpoint, settings, pixels, make_attention)
+        self._eye, self.pool, self._graphs = self.device.eye, self.device.pool, self.device.graphs
         limits = StepLimits(
             settings.step_tokens,
             settings.step_pictures,
@@ -99,7 +86,7 @@ class Engine:
         pace = Pace(device, device.type == "cuda" if ahead is None else ahead)
         self._policies = policies
         self._watch = watch or (Auditor(self.sessions) if settings.check_books else Unmoved())
-        self._stepper = Stepper(self.runner, self._eye, pixels, limits, self._say_whose, pace, self._watch)
+        self._stepper = Stepper(self.device, limits, self._say_whose, pace, self._watch)
         self._governor = Governor(CAPACITY) if settings.frame_seconds else None
         self._working: list[str] = []
         self._groups = 0
@@ -124,9 +111,7 @@ class Engine:
 
     def warm(self) -> None:
         """Prepares on a GPU what the first pictures and answers would wait for."""
-        self._eye.warm()
-        if self._graphs is not None:
-            self._graphs.warm()
+        self.device.warm()
 
     @property
     def counters(self) -> Counters:
@@ -195,7 +180,7 @@ class Engine:
             session.end_media()
         else:
             session.close()
-            self.pool.close(session.trunk.share)
+            self.device.clear(self.pool.close(session.trunk.share))
             del self.sessions[session.id]
             self._emit(SessionClosed(session_id=session.id))
 
@@ -219,7 +204,7 @@ class Engine:
             except PoolExhausted as error:
                 self._refuse(command.session_id, "no_capacity", str(error))
                 return
-            trunk = Trunk(share, Facts(), make_policy(), self._turn, self._watch)
+            trunk = Trunk(share, Facts(), make_policy(), self.device.turn, self._watch, self.device.gather)
             changes = self._changes(bounds)
             self.sessions[command.session_id] = Session(command, trunk, bounds, self._voice, self._emit, changes)
             self._emit(Opened(session_id=command.session_id, kv_budget_bytes=pages * self.pool.page_bytes))
@@ -274,34 +259,5 @@ class Engine:
             self._working = working
             self._emit(Working(session_ids=working))
 
-    def _captured(self, attention: Attention) -> Graphs | None:
-        """Graphs, where the attention can be part of one; a page is put by for what they pad."""
-        if not isinstance(attention, Capturable):
-            return None
-        spare = int(self.pool.open(1).ids[0]) * self.pool.page_size
-        levels = len(self._checkpoint.config.vision.deepstack_blocks)
-        return Graphs(self._checkpoint.model.decoder, attention, spare, self._eye.tokens, levels)
-
     def _refuse(self, session_id: str, code: str, message: str, question_id: str = "") -> None:
         self._emit(Refused(session_id=session_id, question_id=question_id, code=code, message=message))
-
-
-def _pool(checkpoint: Checkpoint, settings: EngineSettings) -> PagePool:
-    text = checkpoint.config.text
-    weight = checkpoint.model.decoder.embed_tokens.weight
-    groups = settings.head_groups
-    if text.kv_heads % groups:
-        raise UnsupportedModel(f"{text.kv_heads} KV heads cannot be divided into {groups} groups")
-    shape = KVShape(layers=text.layers, groups=groups, heads=text.kv_heads // groups, head_dim=text.head_dim)
-    pages, eight = settings.pool_tokens // settings.page_size, settings.kv_dtype == "float8"
-    stored, wide = (FLOAT8, weight.dtype) if eight else (weight.dtype, None)
-    return PagePool(shape, pages, settings.page_size, stored, weight.device, wide)
-
-
-def turn_with(rope: Rope) -> Turn:
-    """Rotates as the model does, all three axes alike or each by its own."""
-
-    def turn(vectors: Tensor, by: Tensor) -> Tensor:
-        return rotate(vectors, rope.rotation(by.expand(3, -1)))
-
-    return turn

@@ -16,12 +16,12 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from workers.engine.batch import Following, Runner, Work
+from workers.engine.batch import Following, Work
 from workers.engine.branch import Branch
 from workers.engine.costs import FILLING, StepCounts
+from workers.engine.device import Computing
 from workers.engine.fairness import Turns
 from workers.engine.incoming import Frame
-from workers.engine.messages import PushFrame
 from workers.engine.pace import Heard, Pace
 from workers.engine.sampler import Drawn, Sampler, sample
 from workers.engine.scheduler import Prompt, Reading, StepLimits, Upcoming, plan
@@ -29,9 +29,7 @@ from workers.engine.session import Session
 from workers.engine.timeline import Writing
 from workers.engine.watch import Watch
 from workers.memory.trunk import shrink
-from workers.perception.vision import Eye, Picture
 
-Pixels = Callable[[PushFrame], Picture]
 SayWhose = Callable[[Iterable[Session]], None]
 Shown = tuple[Session, Frame, Writing]  # a frame under way into its session's trunk
 
@@ -73,22 +71,20 @@ class Counters:
 
 
 class Stepper:
-    """Reads and changes sessions only between forward passes; `pixels` gives a frame's picture when it is encoded, and
-    `say_whose` is told, before a step's first pass, whose work is in it.
+    """Reads and changes sessions only between forward passes; `say_whose` is told, before a step's first pass, whose
+    work is in it.
     """
 
     def __init__(
         self,
-        runner: Runner,
-        eye: Eye,
-        pixels: Pixels,
+        device: Computing,
         limits: StepLimits,
         say_whose: SayWhose,
         pace: Pace,
         watch: Watch,
     ) -> None:
         """`watch` is told of what goes through the decoder, and of what is drawn after it."""
-        self._runner, self._eye, self._pixels, self.limits, self._watch = runner, eye, pixels, limits, watch
+        self._device, self.limits, self._watch = device, limits, watch
         self._begun: WeakKeyDictionary[Branch, float] = WeakKeyDictionary()
         self._say_whose, self._pace = say_whose, pace
         self._turns = Turns()
@@ -162,7 +158,7 @@ class Stepper:
             else:
                 self.counters.pairs += len(work.tokens) * seen
         with self._timed("decoder_seconds"):
-            logits = self._runner.run(works)
+            logits = self._device.run(works)
         self._watch.passed(works, logits)
         return logits
 
@@ -211,7 +207,7 @@ class Stepper:
         self.counters.batches += 1
         self.counters.pictures += len(frames)
         with self._timed("vision_seconds"):
-            features = self._eye.encode([self._pixels(frame.command) for frame in frames])
+            features = self._device.encode([frame.command for frame in frames], [frame.change for frame in frames])
         for frame, seen in zip(frames, features, strict=True):
             frame.features = seen
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.core import Kind
-from workers.engine.batch import Work
+from workers.engine.batch import Shown, Work
 from workers.memory.chain import Draft, Piece
 from workers.memory.trunk import Trunk
 from workers.models.chat import Chat, Span
@@ -80,7 +80,10 @@ class Timeline:
             tokens = tokens.index_select(0, torch.from_numpy(patches).to(tokens.device))
         span = spell(self.clock)
         pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
-        return self._draw_up(span, pieces, time_ms, tokens)
+        writing = self._draw_up(span, pieces, time_ms, tokens)
+        if writing is None:
+            return None
+        return writing._replace(work=replace(writing.work, shown=Shown(features, patches)))
 
     def demand(self, time_ms: int, height: int, width: int, patches: Patches | None = None) -> tuple[Trunk, int]:
         """The trunk, and how many pages it may have at most if such a frame is to be written."""
