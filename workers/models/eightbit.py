@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from workers.core import FLOAT8
 from workers.models.errors import UnsupportedModel
-from workers.models.fusion import EIGHT_BITS, Rows, Scaled, scaled
+from workers.models.fusion import Rows, Scaled, scaled
 
 Weights = Literal["fp8"]
 
@@ -32,7 +33,7 @@ class ScaledLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._kind = layer.weight.dtype
-        self.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=EIGHT_BITS), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=FLOAT8), requires_grad=False)
         self.register_buffer("scale", torch.empty(1, len(layer.weight), device=layer.weight.device))
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
         self.fill(0, layer.weight.detach())

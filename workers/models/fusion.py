@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.core import FLOAT8, FLOAT8_MOST
 from workers.models.rope import Rotation, rotate
 
-EIGHT_BITS = torch.float8_e4m3fn
-LARGEST = 448.0
 _SMALLEST = 1e-12
 
 
@@ -35,10 +34,10 @@ def scaled(rows: Tensor) -> Scaled:
     if fused(rows):
         from workers.models import kernels
 
-        return Scaled(*kernels.scaled(rows, EIGHT_BITS))
+        return Scaled(*kernels.scaled(rows, FLOAT8))
     exact = rows.float()
-    scale = exact.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST) * (1 / LARGEST)
-    return Scaled((exact * scale.reciprocal()).to(EIGHT_BITS), scale)
+    scale = exact.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST) * (1 / FLOAT8_MOST)
+    return Scaled((exact * scale.reciprocal()).to(FLOAT8), scale)
 
 
 def normed(x: Tensor, more: Tensor | None, weight: Tensor, eps: float, *, eight: bool = False) -> tuple[Tensor, Rows]:
@@ -46,7 +45,7 @@ def normed(x: Tensor, more: Tensor | None, weight: Tensor, eps: float, *, eight:
     if fused(x):
         from workers.models import kernels
 
-        total, *rows = kernels.norm(x, more, weight, eps, EIGHT_BITS if eight else x.dtype)
+        total, *rows = kernels.norm(x, more, weight, eps, FLOAT8 if eight else x.dtype)
         return total, Scaled(*rows) if eight else rows[0]
     total = x if more is None else x + more
     out = F.rms_norm(total, weight.shape, weight, eps)
@@ -68,7 +67,7 @@ def gated_scaled(gate_up: Tensor) -> Scaled:
     if fused(gate_up):
         from workers.models import kernels
 
-        return Scaled(*kernels.swiglu_scaled(gate_up, EIGHT_BITS))
+        return Scaled(*kernels.swiglu_scaled(gate_up, FLOAT8))
     return scaled(gated(gate_up))
 
 

@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from workers.core import FLOAT8_MOST
+
 _BLOCK = 1024
 _SMALLEST: tl.constexpr = tl.constexpr(1e-12)
-_LARGEST: tl.constexpr = tl.constexpr(448.0)
+_LARGEST: tl.constexpr = tl.constexpr(FLOAT8_MOST)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

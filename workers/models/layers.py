@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.core import FLOAT8
 from workers.models.eightbit import ScaledLinear, in_eight_bits
-from workers.models.fusion import EIGHT_BITS, Rows, gated, gated_scaled, normed
+from workers.models.fusion import Rows, gated, gated_scaled, normed
 
 
 class RMSNorm(nn.Module):
@@ -61,8 +62,8 @@ class SwiGLU(nn.Module):
 
 def _padded(values: Tensor, *padding: int) -> Tensor:
     """With zeros, which eight-bit floats have no operation for; theirs is the byte 0."""
-    if values.dtype == EIGHT_BITS:
-        return F.pad(values.detach().view(torch.uint8), padding).view(EIGHT_BITS)
+    if values.dtype == FLOAT8:
+        return F.pad(values.detach().view(torch.uint8), padding).view(FLOAT8)
     return F.pad(values.detach(), padding)
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.workers.models.shapes import EXPERTS, QWEN3VL, QWEN25VL
+from workers.core import FLOAT8
 from workers.models import eightbit
 from workers.models.config import ModelConfig
 from workers.models.eightbit import ScaledLinear, convert, in_eight_bits
 from workers.models.errors import UnsupportedModel
-from workers.models.fusion import EIGHT_BITS, scaled
+from workers.models.fusion import scaled
 from workers.models.model import VisionLanguageModel
 
 GPU = [
@@ -97,7 +98,7 @@ def test_a_model_is_converted_but_for_its_head_embeddings_and_experts(config: Mo
     assert len(attention) == 2 * config.text.layers
     assert all(in_eight_bits(layer) for layer in attention)
     assert model.decoder.embed_tokens.weight.dtype == torch.float32
-    eight = sum(weight.numel() for weight in model.parameters() if weight.dtype == EIGHT_BITS)
+    eight = sum(weight.numel() for weight in model.parameters() if weight.dtype == FLOAT8)
     assert eight > (0.1 if config.text.experts else 0.5) * sum(weight.numel() for weight in model.parameters())
 
 

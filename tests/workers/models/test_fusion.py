@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.models.fusion import EIGHT_BITS, LARGEST, Rows, Scaled, gated, gated_scaled, normed, rotated, scaled
+from workers.core import FLOAT8, FLOAT8_MOST
+from workers.models.fusion import Rows, Scaled, gated, gated_scaled, normed, rotated, scaled
 from workers.models.rope import Rope, rotate
 
 GPU = [
@@ -39,12 +40,12 @@ def assert_close_in_eight_bits(rows: Rows, expected: Tensor) -> None:
     A row whose kernel rounds sums in another order may have a value on the other side of a step's middle.
     """
     assert isinstance(rows, Scaled)
-    assert rows.values.dtype == EIGHT_BITS
+    assert rows.values.dtype == FLOAT8
     assert rows.scale.shape == (*rows.values.shape[:-1], 1)
     off = (exact(rows) - expected).abs()
     largest = expected.abs().amax(dim=-1, keepdim=True)
-    assert (off <= 1.02 * torch.maximum(expected.abs() / 16, largest / LARGEST / 2**10)).all()
-    torch.testing.assert_close(rows.scale.cpu(), largest / LARGEST, rtol=1e-2, atol=0)
+    assert (off <= 1.02 * torch.maximum(expected.abs() / 16, largest / FLOAT8_MOST / 2**10)).all()
+    torch.testing.assert_close(rows.scale.cpu(), largest / FLOAT8_MOST, rtol=1e-2, atol=0)
 
 
 @DEVICES
