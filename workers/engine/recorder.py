@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from workers.core import KVStore
@@ -35,7 +34,7 @@ class Pass:
     drawn: Drawn | None = None
 
     def told(self) -> dict[str, Any]:
-        """Its rows as plain values: tokens (-1: not known to the host yet), positions, slots, keys seen; what it drew."""
+        """Its rows as plain values: tokens (-1: not known to the host), positions, slots, keys seen; what it drew."""
         return {
             "rows": [_told(work) for work in self.works],
             "drawn": [] if self.drawn is None else self.drawn.read(),
