@@ -37,6 +37,7 @@ class Settings(FileSettings):
     slo_itl_ms: float | None = Field(
         default=None, gt=0, description="steps are measured at start, and sized so that tokens come at least so often"
     )
+    kv_dtype: Literal["fp8"] | None = Field(default=None, description="memory in eight bits; default: in dtype")
     head_groups: int | None = Field(default=None, ge=1, description="groups of KV heads that keep their own tokens")
     drop_threshold: int | None = Field(
         default=None, ge=0, le=255, description="patches whose colours changed by no more are not kept; 0: all are"
@@ -59,7 +60,7 @@ class Settings(FileSettings):
         options = ("model", "revision", "cache_dir", "device", "dtype", "weights", "trained_length")
         sizes = ("pool_tokens", "step_tokens", "step_pictures", "slo_itl_ms", "threads")
         arguments: list[str] = []
-        for name in (*options, *sizes, "head_groups", "drop_threshold"):
+        for name in (*options, *sizes, "kv_dtype", "head_groups", "drop_threshold"):
             value = getattr(self, name)
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]

@@ -49,6 +49,7 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
         step_tokens=arguments.step_tokens or (2_048 if cuda or target else 128),
         step_pictures=arguments.step_pictures or (16 if cuda or target else 1),
+        kv_dtype=arguments.kv_dtype,
         head_groups=arguments.head_groups,
         drop_threshold=arguments.drop_threshold,
         trained_length=arguments.trained_length,
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--step-tokens", type=int, help="decoder tokens in one step")
     sizes.add_argument("--step-pictures", type=int, help="pictures through the vision encoder in one step")
     sizes.add_argument("--slo-itl-ms", type=float, help="measure steps, and let none between two tokens take longer")
+    sizes.add_argument("--kv-dtype", choices=("fp8",), help="keep keys and values in eight bits")
     sizes.add_argument("--head-groups", type=int, default=1, help="groups of KV heads that keep tokens of their own")
     sizes.add_argument(
         "--drop-threshold", type=int, default=0, help="patches that changed by no more (of 255) are dropped"

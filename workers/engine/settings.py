@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-KVDtype = Literal["float8"]
+KVDtype = Literal["fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class EngineSettings:
     `drop_threshold`: a patch is kept again if its colours changed by more than so much of 255 since it was last kept; 0
     keeps all of every frame. `afterimages`: of how many sessions the vision tower then remembers what stands still and
     need not be encoded; by default one for each 4,096 tokens of the pool. `kv_dtype`: what keys and values are stored
-    in, by default what the model computes in; as "float8" twice as many fit, rounded to four significant bits.
+    in, by default what the model computes in; as "fp8" twice as many fit, rounded to four significant bits.
     `trained_length`: overrides the model's. `reanchor`: off only to show what it is for. `check_books`: holds the books
     against what sessions have at every compaction.
     """
