@@ -124,7 +124,7 @@ def _pool(checkpoint: Checkpoint, settings: EngineSettings, team: Team) -> PageP
     shape = KVShape(layers=text.layers, groups=groups, heads=text.kv_heads // groups, head_dim=text.head_dim)
     here = max(1, groups // team.size)
     held = KVShape(layers=text.layers, groups=here, heads=share.kv_heads // here, head_dim=text.head_dim)
-    pages, eight = settings.pool_tokens // settings.page_size, settings.kv_dtype == "float8"
+    pages, eight = settings.pool_tokens // settings.page_size, settings.kv_dtype == "fp8"
     stored, wide = (FLOAT8, weight.dtype) if eight else (weight.dtype, None)
     return PagePool(shape, pages, settings.page_size, stored, weight.device, wide, held)
 
