@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from workers.core import ALONE, Team
 from workers.models.chat import Chat
 from workers.models.config import ModelConfig, read_section
-from workers.models.eightbit import Weights, convert
+from workers.models.eightbit import ScaledLinear, Weights, convert
 from workers.models.errors import CheckpointError
 from workers.models.families import Family, family_of
 from workers.models.model import VisionLanguageModel, empty_model
@@ -55,7 +57,7 @@ def open_checkpoint(
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.size > config.text.vocab_size:
         raise CheckpointError(f"{folder}: tokenizer has {tokenizer.size} ids, the model only {config.text.vocab_size}")
-    model = (load or load_model)(folder, config, device, dtype)
+    model = (load or partial(load_model, weights=weights))(folder, config, device, dtype)
     if weights == "fp8":
         convert(model)
     return Checkpoint(
@@ -75,13 +77,16 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     team: Team = ALONE,
+    weights: Weights | None = None,
 ) -> VisionLanguageModel:
     """The folder's weights in a new model, in evaluation mode; in a `team`, this rank's share of them.
+
+    Those that are to be in eight bits are never on the device in full.
 
     CheckpointError names tensors that are missing, unexpected or of another shape, before any weight is read.
     """
     with TensorFolder(folder) as tensors:
-        model = empty_model(config, torch.device(device), dtype, team)
+        model = empty_model(config, torch.device(device), dtype, team, weights)
         with torch.device("meta"):
             table = placements(VisionLanguageModel(config))
         shapes = tensors.shapes()
@@ -89,11 +94,10 @@ def load_model(
         if config.text.tied_embeddings:
             names.pop(TIED_HEAD, None)
         _check(folder, table, {name: shapes[stored] for name, stored in names.items()})
-        parameters, shares = dict(model.named_parameters()), placements(model)
-        with torch.no_grad():
-            for name, placement in table.items():
-                whole, share = placement.upright(tensors.read(names[name])), shares[name]
-                share.of(parameters[share.parameter]).copy_(share.sliced(whole, team.rank))
+        shares = placements(model)
+        for name, placement in table.items():
+            whole, share = placement.upright(tensors.read(names[name])), shares[name]
+            _put(model, share, share.sliced(whole, team.rank))
     return model
 
 
@@ -107,6 +111,15 @@ def save_model(
         for name, placement in placements(model).items()
     )
     write_tensors(folder, parts, storage, shard_bytes)
+
+
+@torch.no_grad()
+def _put(model: VisionLanguageModel, place: Placement, tensor: Tensor) -> None:
+    layer = model.get_submodule(place.parameter.rpartition(".")[0])
+    if isinstance(layer, ScaledLinear) and place.parameter.endswith(".weight"):
+        layer.fill(place.start, tensor)
+    else:
+        place.of(model.get_parameter(place.parameter)).copy_(tensor)
 
 
 def _check(folder: Path, table: dict[str, Placement], shapes: dict[str, tuple[int, ...]]) -> None:

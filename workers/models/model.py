@@ -8,6 +8,7 @@ from torch import nn
 from workers.core import ALONE, Team
 from workers.models.config import ModelConfig
 from workers.models.decoder import Decoder
+from workers.models.eightbit import Weights, check, convert
 from workers.models.families import FAMILIES
 from workers.models.vision import VisionTower
 
@@ -26,10 +27,20 @@ class VisionLanguageModel(nn.Module):
 
 
 def empty_model(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, team: Team = ALONE
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    team: Team = ALONE,
+    weights: Weights | None = None,
 ) -> VisionLanguageModel:
-    """A model whose weights are allocated but hold nothing yet; in a `team`, this rank's share of it."""
+    """A model whose weights are allocated but hold nothing yet; in a `team`, this rank's share of it.
+
+    UnsupportedModel if the device cannot multiply `weights` of that kind.
+    """
     with torch.device("meta"):
         model = VisionLanguageModel(config, team)
-    model = model.to(dtype).to_empty(device=device)
-    return model.eval()
+    model = model.to(dtype)
+    if weights == "fp8":
+        check(device)
+        convert(model)
+    return model.to_empty(device=device).eval()

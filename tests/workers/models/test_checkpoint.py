@@ -209,6 +209,8 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tiny_qwen25vl: Callable[..
 
 def test_matrices_in_eight_bits_where_they_are_asked_for(folder: Path) -> None:
     plain, eight = open_checkpoint(folder), open_checkpoint(folder, weights="fp8")
+    later = open_checkpoint(folder, load=load_model, weights="fp8").model
+    assert all(torch.equal(tensor, later.state_dict()[name]) for name, tensor in eight.model.state_dict().items())
     assert eight.model.decoder.embed_tokens.weight.dtype == torch.float32
     matrices = [name for name, weight in eight.model.named_parameters() if weight.dtype == torch.float8_e4m3fn]
     assert "decoder.layers.0.self_attn.qkv_proj.weight" in matrices
