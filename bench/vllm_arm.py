@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,6 @@ import httpx
 from bench.camera import Album, Blocks
 from bench.vllm_client import A_REQUEST, Asker
 from bench.vllm_model import write_published
-from launcher.serve import free_port
 from workers.models.config import ModelConfig
 
 START_S, STOP_S, SESSIONS_S = 300.0, 30.0, 400.0
@@ -94,7 +94,9 @@ async def _asked(url: str, album: Album, requests: int, *, whole: bool) -> dict[
 @contextmanager
 def _served(place: VllmPlace, folder: Path, options: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     """The server's address, its command line and its version."""
-    port = free_port("127.0.0.1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder)),
         *("--load-format", "dummy", "--served-model-name", "peer", "--max-model-len", "40960"),

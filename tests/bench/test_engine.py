@@ -23,7 +23,7 @@ TINY = ["--shape", "tiny", "--side", "112", "--threads", "1", "--commit", "c", "
 
 
 def measured(path: Path, arms: str, *further: str) -> dict[str, dict[str, Any]]:
-    engine.main(["--arms", arms, "--json", str(path), *TINY, "age=6", "answer_tokens=4", *further])
+    engine.main(["--arms", arms, "--json", str(path), *TINY, "age=6", "answer_tokens=24", *further])
     held: dict[str, dict[str, Any]] = json.loads(path.read_text())
     return held
 
