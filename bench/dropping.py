@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,22 +24,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.host import hardware, today
-from workers.perception.changes import BLOCK, ChangeFilter, Look, Reference, look
+from workers.perception.changes import BLOCK, ChangeFilter, Look, Reference, faded, look
 
 Picture = NDArray[np.uint8]
 RESULTS = Path(__file__).resolve().parent / "results" / "dropping.json"
 CHANGE = 8
+PAGE = 16  # tokens: what is written of a picture takes whole pages
 FRAME = (576, 768)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Pictures of `side` pixels and `lanes` x `lanes` patches, noise of `noise` (standard deviation, of 255)."""
+    """Pictures of `side` pixels and `lanes` x `lanes` patches, noise of `noise` (standard deviation, of 255), trunks of
+    `room` tokens."""
 
     side: int
     lanes: int
     noise: float
     keep: ChangeFilter
+    room: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,13 @@ def measure(streams: list[list[Picture]], setting: Setting) -> Outcome:
 def _kept(looks: list[Look], setting: Setting) -> Iterator[NDArray[np.bool_]]:
     """Of each picture the patches that are kept, [lanes, lanes]."""
     before: Reference | None = None
-    for each in looks:
-        sight = setting.keep.sight(each, setting.lanes, setting.lanes, before)
+    written: deque[tuple[int, int]] = deque()
+    for time_ms, each in enumerate(looks):
+        gone = faded(written, setting.room // 2)
+        sight = setting.keep.sight(each, setting.lanes, setting.lanes, before, time_ms, gone)
         before = sight.reference
-        yield np.asarray(before.age == 0)
+        written.appendleft((time_ms, -(-sight.tokens // PAGE) * PAGE))
+        yield np.asarray(before.kept_ms == time_ms)
 
 
 def _whole(kept: NDArray[np.bool_], setting: Setting) -> NDArray[np.bool_]:
@@ -147,13 +154,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=448, help="of a picture in pixels, a multiple of 56")
     parser.add_argument("--noise", type=float, default=3.0, help="standard deviation, of 255")
     parser.add_argument("--threshold", type=int, default=6, help="of 255; the engine's --drop-threshold")
-    parser.add_argument("--refresh", type=int, default=20, help="pictures after which a patch is kept again")
+    parser.add_argument("--room", type=int, default=4_352, help="tokens of a trunk, by which it is told what fades")
     parser.add_argument(
         "--json", type=Path, nargs="?", const=RESULTS, help=f"also write the report (default: {RESULTS})"
     )
     wanted = parser.parse_args()
-    keep = ChangeFilter(wanted.threshold, wanted.refresh)
-    setting = Setting(wanted.side, wanted.side // 28, wanted.noise, keep)
+    setting = Setting(wanted.side, wanted.side // 28, wanted.noise, ChangeFilter(wanted.threshold), wanted.room)
     source = video(wanted.video, wanted.fps) if wanted.video else street(0, 80)
     outcomes = {name: asdict(outcome) for name, outcome in report(source, setting, wanted.sessions).items()}
     shown = wanted.video.name if wanted.video else "street"

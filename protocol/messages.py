@@ -183,7 +183,9 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session was opened with. ``store`` None: nothing of it is stored. ``metadata`` is the client's own."""
+    """What a session was opened with. ``store`` None: nothing of it is stored. ``metadata`` is the client's own.
+    ``dropping``: whether what stands still is left out of its memory; None: as its worker does.
+    """
 
     session_id: str
     tenant: str
@@ -196,6 +198,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     store: Store | None = None
     metadata: dict[str, str] = {}
+    dropping: bool | None = None
 
 
 class SessionStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,6 +118,7 @@ def settings_body(record: SessionRecord) -> dict[str, Any]:
         "policy": spec.policy,
         "instructions": spec.instructions,
         "ingest": spec.ingest,
+        "dropping": spec.dropping,
         "store": _store(spec.store),
     }
 

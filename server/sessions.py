@@ -88,6 +88,7 @@ class Sessions:
             created_at=round(time.time(), 3),
             store=terms.store,
             metadata=dict(terms.metadata),
+            dropping=terms.dropping,
         )
         await self._journal.admit(spec)
         try:

@@ -27,6 +27,7 @@ class OpenTerms:
     ingest: Ingest = "live"
     store: Store | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    dropping: bool | None = None
 
     def check(self, limits: Limits) -> None:
         """Raises TooLarge, BadRequest. What depends on the model is checked where the model is known."""

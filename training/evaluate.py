@@ -64,9 +64,6 @@ def main() -> None:
     )
     parser.add_argument("--blind", action="store_true", help="grey pictures in place of the videos")
     parser.add_argument("--drop", type=int, default=0, help="the engine's --drop-threshold: 0 keeps all of a picture")
-    parser.add_argument(
-        "--refresh", type=int, help="pictures after which a patch is kept again; default: half a window"
-    )
     parser.add_argument("--whole-windows", action="store_true", help="with --drop: encode also what stands still")
     parser.add_argument("--answers", type=Path, help="where every question and answer goes, as JSON")
     wanted = parser.parse_args()
@@ -75,7 +72,7 @@ def main() -> None:
         shown = [long_clip(wanted.seed, 5 * wanted.clips, wanted.age, every=4.5)]
     else:
         shown = clips(wanted.seed, wanted.clips)
-    changes = ChangeFilter(wanted.drop, wanted.refresh or max(1, wanted.window // 2)) if wanted.drop else None
+    changes = ChangeFilter(wanted.drop) if wanted.drop else None
     streams = int(bool(wanted.drop) and not wanted.whole_windows)
     verdicts: list[Verdict] = []
     for number, clip in enumerate(shown):

@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.models.chat import Span
 from workers.models.checkpoint import Checkpoint
 from workers.models.clock import Clock
-from workers.perception.changes import ChangeFilter, Patches, Reference, look
+from workers.perception.changes import ChangeFilter, Patches, Reference, faded, look
 from workers.perception.glimpses import Change
 from workers.perception.vision import Eye
 
@@ -25,6 +25,7 @@ class Piece:
 
     layers: list[tuple[Tensor, Tensor]]
     patches: int = 0
+    time_ms: int = -1
 
 
 class Listener:
@@ -58,7 +59,7 @@ class Listener:
     def see(self, picture: NDArray[np.uint8], time_ms: int) -> None:
         """A picture [224, 224, 3] at its time."""
         rows, columns = self._checkpoint.pixels.grid(*picture.shape[:2])
-        patches = self._new(picture, rows, columns)
+        patches = self._new(picture, time_ms, rows, columns)
         if patches is not None and not len(patches):
             self._clock = self._clock.passing(time_ms)
             return
@@ -68,16 +69,18 @@ class Listener:
         span = self._chat.frame(self._clock, time_ms, rows, columns, patches=patches)
         self._run(span, features, [self._header, *self._pieces])
         self._pieces.append(self._newest)
-        self._newest.patches = len(features)
+        self._newest.patches, self._newest.time_ms = len(features), time_ms
         while self._window and sum(piece.patches for piece in self._pieces) > self._window * rows * columns:
             del self._pieces[0]
         self._clock = span.clock
 
-    def _new(self, picture: NDArray[np.uint8], rows: int, columns: int) -> Patches | None:
+    def _new(self, picture: NDArray[np.uint8], time_ms: int, rows: int, columns: int) -> Patches | None:
         """The patches that are to be seen of it; None: all."""
         if self._changes is None:
             return None
-        sight = self._changes.sight(look(picture), rows, columns, self._reference)
+        room = (self._window or len(self._pieces) + 1) * rows * columns // 2
+        written = ((piece.time_ms, piece.patches) for piece in reversed(self._pieces))
+        sight = self._changes.sight(look(picture), rows, columns, self._reference, time_ms, faded(written, room))
         self._reference = sight.reference
         return sight.patches
 

@@ -170,6 +170,7 @@ class Ownership:
                 policy=self.lease.spec.policy,
                 instructions=self.lease.spec.instructions,
                 complete=self.lease.spec.ingest == "complete",
+                dropping=self.lease.spec.dropping,
                 alone=self.lease.crashes > 0,
             )
         )

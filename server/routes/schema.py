@@ -23,6 +23,7 @@ SESSION_EXAMPLE: dict[str, Any] = {
         "policy": "window",
         "instructions": "",
         "ingest": "live",
+        "dropping": None,
         "store": "off",
     },
     "metadata": {"camera": "front door"},
@@ -131,6 +132,9 @@ class SessionBody(BaseModel):
     )
     ingest: Literal["live", "complete"] = Field(
         default="live", description="live keeps up with the present and may drop pictures; complete drops nothing"
+    )
+    dropping: bool | None = Field(
+        default=None, description="whether patches that stand still are left out of the memory; default: the server's"
     )
     store: Literal["off", "forever"] | StoreBody = Field(
         default="off", description="whether media, frames and texts are kept on disk, and for how long"

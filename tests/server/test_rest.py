@@ -51,6 +51,7 @@ async def test_a_session_from_open_to_delete(gateway: Served, worker: FakeWorker
         "policy": "window",
         "instructions": "Be brief.",
         "ingest": "live",
+        "dropping": None,
         "store": "off",
     }
     assert session["stored"] == []

@@ -39,7 +39,7 @@ from workers.memory.policy import Policy
 from workers.memory.pool import PoolExhausted
 from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
-from workers.perception.changes import ChangeFilter, look
+from workers.perception.changes import USUAL_THRESHOLD, ChangeFilter, look
 
 CAPACITY = 0.85  # seconds of frames' work in a second: the rest is for answers, and for what nobody foresees
 MakeDevice = Callable[[Checkpoint, EngineSettings, Pixels, MakeAttention | None], Computing]
@@ -205,7 +205,7 @@ class Engine:
                 self._refuse(command.session_id, "no_capacity", str(error))
                 return
             trunk = Trunk(share, Facts(), make_policy(), self.device.turn, self._watch, self.device.gather)
-            changes = self._changes(bounds)
+            changes = self._changes(command.dropping)
             self.sessions[command.session_id] = Session(command, trunk, bounds, self._voice, self._emit, changes)
             self._emit(Opened(session_id=command.session_id, kv_budget_bytes=pages * self.pool.page_bytes))
 
@@ -227,12 +227,11 @@ class Engine:
             if session.id in caps:
                 session.cap(caps[session.id])
 
-    def _changes(self, bounds: Bounds) -> ChangeFilter | None:
-        """What drops redundancy. A patch is written again while a trunk of whole frames would still hold it."""
-        if not self._settings.drop_threshold:
-            return None
-        frames = bounds.pages * self.pool.page_size // self._eye.tokens
-        return ChangeFilter(self._settings.drop_threshold, refresh=max(1, frames // 2))
+    def _changes(self, wanted: bool | None) -> ChangeFilter | None:
+        """What drops redundancy, where a session wants that or, None, the engine is set to it."""
+        usual = self._settings.drop_threshold
+        threshold = usual if wanted is None else wanted and (usual or USUAL_THRESHOLD)
+        return ChangeFilter(threshold) if threshold else None
 
     def _push(self, command: PushFrame) -> None:
         session = self.sessions.get(command.session_id)
@@ -250,7 +249,7 @@ class Engine:
             if not session.thinning.admits(command.t_ms):
                 self._emit(taken(command, "dropped_rate"))
                 return
-        seen = look(picture) if self._settings.drop_threshold else None
+        seen = look(picture) if session.frames.drops else None
         session.push(Frame(command, height, width, seen))
 
     def _say_whose(self, sessions: Iterable[Session]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.engine.messages import PushFrame
@@ -45,11 +45,18 @@ class Frame:
 class Incoming:
     """A queue of frames. Whoever takes one says by `written` or `lost` what became of it."""
 
-    def __init__(self, changes: ChangeFilter | None) -> None:
-        """`changes`: what tells redundancy; None keeps every patch of every frame."""
-        self._changes = changes
+    def __init__(self, changes: ChangeFilter | None, faded: Callable[[], int]) -> None:
+        """`changes`: what tells redundancy; None keeps every patch of every frame. `faded`: up to which time frames in
+        the trunk are not counted on any more, -1 for none.
+        """
+        self._changes, self._faded = changes, faded
         self._frames: deque[Frame] = deque()
         self._reference: Reference | None = None
+
+    @property
+    def drops(self) -> bool:
+        """Whether frames have to come with their look."""
+        return self._changes is not None
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -85,7 +92,9 @@ class Incoming:
     def _look(self, frame: Frame, before: Reference | None) -> Reference | None:
         if self._changes is None or frame.look is None:
             return None
-        frame.sight = self._changes.sight(frame.look, frame.height, frame.width, before)
+        frame.sight = self._changes.sight(
+            frame.look, frame.height, frame.width, before, frame.command.t_ms, self._faded()
+        )
         if frame.features is not None and not frame.features.tell(frame.patches):
             frame.features = None
         return frame.sight.reference

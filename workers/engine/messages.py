@@ -38,6 +38,7 @@ class OpenSession(Message, frozen=True, kw_only=True, tag="open"):
     policy: str
     instructions: str
     complete: bool  # complete ingest: no frame is dropped for being late
+    dropping: bool | None = None  # whether what stands still is not written; None: as the engine is set
     alone: bool = False  # its work shares no step with others': it is suspected of having ended an engine
 
 

@@ -49,7 +49,7 @@ class Session:
     ) -> None:
         """`changes`: drops patches and frames that are like those before them."""
         self.id, self.complete, self.alone = opened.session_id, opened.complete, opened.alone
-        self.frames = Incoming(changes)
+        self.frames = Incoming(changes, lambda: self.timeline.faded_ms)
         self.thinning = Thinning()
         self.late = 0
         self.waiting: list[AskQuestion] = []

@@ -15,7 +15,7 @@ from workers.memory.chain import Draft, Piece
 from workers.memory.trunk import Trunk
 from workers.models.chat import Chat, Span
 from workers.models.clock import Clock
-from workers.perception.changes import Patches
+from workers.perception.changes import Patches, faded
 from workers.perception.vision import Features
 
 Spell = Callable[[Clock], Span]
@@ -59,6 +59,15 @@ class Timeline:
         """By how many positions the clock has been moved down so far."""
         self._chat, self._relieve = chat, relieve
         self._grids = 0
+
+    @property
+    def faded_ms(self) -> int:
+        """The time up to which frames are about to leave the trunk's room, or reach, or are gone; -1: none is."""
+        blocks = [block for block in self.trunk.blocks if block.kind != Kind.SYSTEM]
+        reach = self.clock.next - self.bounds.reserve // 2
+        kept = (block.time_ms for block in blocks if block.grid >= 0 and block.high - block.turn >= reach)
+        sizes = ((block.time_ms, block.pages.shape[-1]) for block in reversed(blocks))
+        return max(next(kept, self.newest_ms + 1) - 1, faded(sizes, self.bounds.pages // 2))
 
     def text(self, kind: Kind, spell: Spell) -> Writing | None:
         """A text in pages of its own; None if it is too large for the trunk."""

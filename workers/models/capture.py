@@ -5,12 +5,26 @@ On a CPU there are none: what would be replayed is computed again, so that whate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 _WARM_UPS = 2
+
+
+@contextmanager
+def _kept_garbage() -> Iterator[None]:
+    """Nothing is collected meanwhile: another graph that goes would break off the one that is being captured."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class Memory:
@@ -43,6 +57,6 @@ class Captured:
                 compute()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=None if memory is None else memory.pool):
+        with _kept_garbage(), torch.cuda.graph(graph, pool=None if memory is None else memory.pool):
             self._output = compute()
         return graph

@@ -7,12 +7,14 @@ last one (StreamDiffusion's similarity filter, arXiv:2312.12491, without its cha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+USUAL_THRESHOLD = 6  # of 255: see bench/NOTES.md
 BLOCK = 8  # pixels, as JPEG's: a picture decoded at an eighth of its size is its look
 
 Patches = NDArray[np.int64]  # [n]: row-major places in a grid, ascending
@@ -35,10 +37,10 @@ def look(picture: NDArray[np.uint8]) -> Look:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What each patch looked like when it was last kept, [height, width, colours], and how many pictures ago."""
+    """What each patch looked like when it was last kept, [height, width, colours], and the time of that picture."""
 
     looks: NDArray[np.int16]
-    age: NDArray[np.int32]
+    kept_ms: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +53,42 @@ class Sight:
     @property
     def tokens(self) -> int:
         """How many patches are kept."""
-        return self.reference.age.size if self.patches is None else len(self.patches)
+        return self.reference.kept_ms.size if self.patches is None else len(self.patches)
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeFilter:
     """Keeps a patch if in one of the blocks that it touches some colour's mean moved by more than `threshold` (of 255)
-    since it was last kept, or if that was `refresh` pictures ago: what stands still must not leave with the window.
+    since it was last kept, or if that is fading from memory: what stands still must not leave with the window.
     """
 
     threshold: int
-    refresh: int
 
-    def sight(self, seen: Look, height: int, width: int, before: Reference | None) -> Sight:
-        """What a picture of height x width patches brings after `before`: all of it, if nothing like it came before."""
+    def sight(
+        self, seen: Look, height: int, width: int, before: Reference | None, time_ms: int, faded_ms: int = -1
+    ) -> Sight:
+        """What a picture of height x width patches brings after `before`: all of it, if nothing like it came before.
+
+        Pictures up to `faded_ms` are not counted on any more.
+        """
         looks = _by_patch(seen, height, width)
         if before is None or before.looks.shape != looks.shape:
-            return Sight(None, Reference(looks, np.zeros((height, width), np.int32)))
-        age = before.age + 1
-        kept = (np.abs(looks - before.looks).max(axis=-1) > self.threshold) | (age >= self.refresh)
-        reference = Reference(np.where(kept[..., None], looks, before.looks), np.where(kept, np.int32(0), age))
+            return Sight(None, Reference(looks, np.full((height, width), time_ms, np.int64)))
+        kept = (np.abs(looks - before.looks).max(axis=-1) > self.threshold) | (before.kept_ms <= faded_ms)
+        reference = Reference(np.where(kept[..., None], looks, before.looks), np.where(kept, time_ms, before.kept_ms))
         return Sight(None if kept.all() else np.flatnonzero(kept), reference)
+
+
+def faded(written: Iterable[tuple[int, int]], room: int) -> int:
+    """Up to which time pictures have left the newest `room`: of what was `written`, newest first, times and sizes.
+
+    -1: none has.
+    """
+    for time_ms, size in written:
+        room -= size
+        if room < 0:
+            return time_ms
+    return -1
 
 
 def _by_patch(seen: Look, height: int, width: int) -> NDArray[np.int16]:

@@ -10,9 +10,9 @@ from longlook_client._types import Ingest, Mode, Store
 
 class SessionOptions(TypedDict, total=False):
     """``fps``: sampled frames a second. ``budget_tokens``: the session's memory on the worker. ``ingest``: ``live``
-    keeps up with the present and may drop pictures, ``complete`` drops nothing. ``store``: whether the session is
-    recorded, and for how long: ``off``, ``forever`` or ``{"retention_hours": 24}``. ``metadata``: words
-    of your own that the session carries."""
+    keeps up with the present and may drop pictures, ``complete`` drops nothing. ``dropping``: whether patches that
+    stand still are left out of the memory. ``store``: whether the session is recorded, and for how long: ``off``,
+    ``forever`` or ``{"retention_hours": 24}``. ``metadata``: words of your own that the session carries."""
 
     model: str
     fps: float
@@ -20,6 +20,7 @@ class SessionOptions(TypedDict, total=False):
     policy: str
     instructions: str
     ingest: Ingest
+    dropping: bool
     store: Store
     metadata: Mapping[str, str]
 

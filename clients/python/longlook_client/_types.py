@@ -31,6 +31,7 @@ class SessionSettings(Record):
     policy: str = ""
     instructions: str = ""
     ingest: Ingest = "live"
+    dropping: bool | None = None
     store: Store = "off"
 
 

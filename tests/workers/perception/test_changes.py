@@ -10,19 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workers.perception.changes import BLOCK, ChangeFilter, Reference, Sight, look
+from workers.perception.changes import BLOCK, ChangeFilter, Reference, Sight, faded, look
 
 pytestmark = pytest.mark.unit
 
 SIDE, LANES = 112, 4
-FILTER = ChangeFilter(threshold=6, refresh=100)
+FILTER = ChangeFilter(threshold=6)
 
 
-def sights(pictures: list[NDArray[np.uint8]], keep: ChangeFilter = FILTER, lanes: int = LANES) -> list[Sight]:
+def sights(pictures: list[NDArray[np.uint8]], faded: int = 100, lanes: int = LANES) -> list[Sight]:
+    """Of one picture a second; what was kept `faded` pictures ago is not counted on any more."""
     before: Reference | None = None
     seen = []
-    for picture in pictures:
-        seen.append(keep.sight(look(picture), lanes, lanes, before))
+    for n, picture in enumerate(pictures):
+        seen.append(FILTER.sight(look(picture), lanes, lanes, before, 1000 * n, 1000 * (n - faded)))
         before = seen[-1].reference
     return seen
 
@@ -70,17 +71,22 @@ def test_a_slow_drift_is_kept_again_once_it_has_become_a_change() -> None:
 
 def test_what_stands_still_is_kept_again_after_a_while() -> None:
     still = [grey(90)] * 9
-    assert [sight.tokens for sight in sights(still, ChangeFilter(6, refresh=4))] == [16, 0, 0, 0, 16, 0, 0, 0, 16]
+    assert [sight.tokens for sight in sights(still, faded=4)] == [16, 0, 0, 0, 16, 0, 0, 0, 16]
 
 
 def test_only_what_was_kept_is_young_again() -> None:
     pictures = [grey(90), grey(90), spotted(90, (0, 0)), spotted(90, (0, 0)), spotted(90, (0, 0))]
-    assert [sight.tokens for sight in sights(pictures, ChangeFilter(6, refresh=4))] == [16, 0, 1, 0, 15]
+    assert [sight.tokens for sight in sights(pictures, faded=4)] == [16, 0, 1, 0, 15]
+
+
+def test_what_has_left_the_newest_room_is_faded() -> None:
+    written = [(5000, 2), (4000, 3), (3000, 1), (1000, 9)]
+    assert [faded(written, room) for room in (1, 2, 4, 5, 6, 15)] == [5000, 4000, 4000, 3000, 1000, -1]
 
 
 def test_a_picture_of_another_shape_is_kept_whole() -> None:
-    first = FILTER.sight(look(grey(90)), 4, 4, None)
-    assert FILTER.sight(look(grey(90, 56)), 2, 2, first.reference).tokens == 4
+    first = FILTER.sight(look(grey(90)), 4, 4, None, 0)
+    assert FILTER.sight(look(grey(90, 56)), 2, 2, first.reference, 0).tokens == 4
 
 
 @pytest.mark.parametrize("side", [28, 36, 84, 100, 112, 448])
@@ -104,7 +110,7 @@ def test_whoever_sees_what_was_kept_is_never_off_by_more_than_the_threshold(leve
     pictures = [spotted(3, (place, place), by=level) for level in levels]
     for picture, sight in zip(pictures, sights(pictures), strict=True):
         kept = sight.reference.looks.reshape(LANES, LANES, -1, 3)
-        true = FILTER.sight(look(picture), LANES, LANES, None).reference.looks.reshape(LANES, LANES, -1, 3)
+        true = FILTER.sight(look(picture), LANES, LANES, None, 0).reference.looks.reshape(LANES, LANES, -1, 3)
         assert np.abs(kept - true).max() <= FILTER.threshold
 
 
