@@ -1,12 +1,14 @@
 """The scheduler over ten thousand sessions, on step times that are first held against a real engine's.
 
-    python -m bench.schedule [--sessions 10000] [--trace 60] [--json]
+    python -m bench.schedule [--device cpu|cuda] [--sessions 10000] [--trace 60] [--json [PATH]]
 
-First part, `trace`: the engine with `mini` on the CPU, its steps measured for calibration; then some live sessions with
-jittered frames and questions on a clock that its own steps move, and the same arrivals in the simulation, whose steps
-take what the calibration predicts. Times are processor seconds of one thread, which other work on the machine changes
-least. Second part, `fleet`: sessions on a machine so much faster that it could just carry them, at half, at nine tenths
-and at one and a half times its capacity: what is planned in how much time, who waits, and who gets less than others.
+First part, `trace`: an engine whose steps are measured for calibration; then some live sessions with jittered frames
+and questions on a clock that its own steps move, and the same arrivals in the simulation, whose steps take what the
+calibration predicts. On a CPU with `mini`, in processor seconds of one thread, which other work on the machine changes
+least; on a GPU with random weights of the Qwen2.5-VL-7B shape, each step waited for. Second part, `fleet`: sessions on
+a machine so much faster that it could just carry them, at half, at nine tenths and at one and a half times its
+capacity: what is planned in how much time, who waits, and who gets less than others. Third part, `card`: what the plans
+make of one H100's costs, counted from its measurements, with answers beside many frames and with live sessions.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import argparse
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import numpy as np
 import torch
 
 from bench.host import hardware, percentile, today
+from bench.random_model import random_checkpoint
 from bench.simulation import Arrival, Load, Simulation, Told, arrivals
 from workers.engine.calibration import Calibration
 from workers.engine.costs import StepCosts, StepCounts, fitted
@@ -33,10 +38,52 @@ from workers.engine.settings import EngineSettings
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 from workers.models.hub import resolve
 
-RESULTS = Path(__file__).resolve().parent / "results" / "schedule.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 QUESTION = "What is in the upper left corner now?"
-BUDGET = 1_376
+H100 = StepCosts(
+    # Counted from results/engine-cuda.json (steps of 4, 8 and 16 pictures, 1 to 64 answers) and NOTES.md's profile.
+    step=0.3e-3,
+    passes=1.2e-3,
+    answers=0.02e-3,
+    tokens=0.0187e-3,
+    pairs=0.00087e-3,
+    batches=0.4e-3,
+    pictures=3.05e-3,
+    short=0.0128e-3,
+    keys=0.0195e-3,
+    spread=(0.97, 0.99, 1.0, 1.0, 1.01, 1.03),
+)
+H100_HOST = 4e-3  # seconds to plan and launch a pass
+CEILING = 109.1  # frames a second, measured with those costs
+TARGET = 0.05
 FLEET = {"half": 0.5, "nine_tenths": 0.9, "too_many": 1.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is traced: sessions of `budget` tokens on an engine of these settings, timed by `clock`."""
+
+    sessions: int
+    budget: int
+    step_tokens: int
+    step_pictures: int
+    every: float
+    clock: Callable[[], float]
+
+    @property
+    def settings(self) -> EngineSettings:
+        return EngineSettings(
+            pool_tokens=self.sessions * self.budget + 16,
+            default_budget=self.budget,
+            step_tokens=self.step_tokens,
+            step_pictures=self.step_pictures,
+        )
+
+
+BENCHES = {
+    "cpu": Bench(6, 1_376, 160, 2, 10.0, time.process_time),
+    "cuda": Bench(60, 5_760, 1_100, 4, 10.0, time.perf_counter),
+}
 
 
 @dataclass(slots=True)
@@ -47,18 +94,20 @@ class Trace:
     lengths: list[int]
 
 
-class Recorder:
-    """Drives an engine through arrivals on a clock that only its own work moves."""
+class Driver:
+    """Drives an engine through arrivals on a clock that only its own work moves; each step is waited for."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, load: Load) -> None:
+    def __init__(self, checkpoint: Checkpoint, bench: Bench, load: Load) -> None:
+        self._clock = bench.clock
         self._chance = np.random.default_rng(1)
         self._load, self._now, self._pushed = load, 0.0, 0
         self._trace = Trace([], [])
         self._side = checkpoint.pixels.side
-        self._engine = Engine(checkpoint, settings, self._picture, self._hear, now=lambda: self._now)
+        self._engine = Engine(checkpoint, bench.settings, self._picture, self._hear, now=lambda: self._now, ahead=False)
+        self._engine.warm()
         for n in range(load.sessions):
             opening = OpenSession(
-                session_id=str(n), budget_tokens=BUDGET, policy="window", instructions="", complete=False
+                session_id=str(n), budget_tokens=bench.budget, policy="window", instructions="", complete=False
             )
             self._engine.handle(opening)
 
@@ -69,10 +118,10 @@ class Recorder:
                 self._now = max(self._now, coming[0].at)
             while coming and coming[0].at <= self._now:
                 self._arrive(coming.popleft())
-            before, began = replace(self._engine.counters), time.process_time()
+            before, began = replace(self._engine.counters), self._clock()
             busy = self._engine.step()
             if busy:
-                seconds = time.process_time() - began
+                seconds = self._clock() - began
                 self._now += seconds
                 counts = self._engine.counters.since(before)
                 if counts != StepCounts():
@@ -98,21 +147,26 @@ class Recorder:
         return np.kron(coarse, np.ones((frame.height // 8, frame.width // 8, 1), dtype=np.uint8))
 
 
-def traced(checkpoint: Checkpoint, seconds: float) -> tuple[dict[str, Any], StepCosts]:
+def traced(checkpoint: Checkpoint, seconds: float, bench: Bench) -> tuple[dict[str, Any], StepCosts]:
     """Real and simulated step times under the same arrivals."""
-    settings = EngineSettings(
-        pool_tokens=6 * BUDGET, default_budget=BUDGET, step_tokens=160, step_pictures=2, frame_seconds=0.0
-    )
-    costs = fitted(Calibration(checkpoint, settings, time.process_time).steps())
+    settings = bench.settings
+    costs = fitted(Calibration(checkpoint, settings, bench.clock).steps())
     limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
-    trunk = BUDGET * 3 // 4
-    load = Load(sessions=6, seconds=seconds, keys=trunk, prompt=_prompt(checkpoint))
-    real = Recorder(checkpoint, settings, load).run(deque(arrivals(load, seed=2)))
+    tokens = (checkpoint.pixels.side // checkpoint.pixels.factor) ** 2
+    load = Load(
+        sessions=bench.sessions,
+        seconds=seconds,
+        every=bench.every,
+        tokens=tokens,
+        keys=_trunk(bench.budget, tokens),
+        prompt=_prompt(checkpoint),
+    )
+    real = Driver(checkpoint, bench, load).run(deque(arrivals(load, seed=2)))
     told = Simulation(load, costs, limits, real.lengths, seed=2).run()
     predicted = [costs.seconds(counts) for counts, _ in real.steps]
     return {
         "load": asdict(load),
-        "costs_ms": {name: round(1e3 * value, 4) for name, value in asdict(costs).items() if name != "spread"},
+        "costs_ms": _ms(costs),
         "measured": _steps_ms([each for _, each in real.steps]),
         "simulated": _steps_ms([each for _, each in told.steps]),
         "predicted_from_the_same_counts": _steps_ms(predicted),
@@ -120,9 +174,18 @@ def traced(checkpoint: Checkpoint, seconds: float) -> tuple[dict[str, Any], Step
     }, costs
 
 
+def _trunk(budget: int, tokens: int) -> int:
+    """Keys of a full trunk: what the engine leaves aside for branches is not among them."""
+    return max(budget * 3 // 4, budget - 4 * tokens - 256) - tokens // 2
+
+
 def _prompt(checkpoint: Checkpoint) -> int:
     header = checkpoint.chat.header("")
     return len(checkpoint.chat.question(header.clock, QUESTION))
+
+
+def _ms(costs: StepCosts) -> dict[str, float]:
+    return {name: round(1e3 * value, 5) for name, value in asdict(costs).items() if name != "spread"}
 
 
 def _steps_ms(seconds: list[float]) -> dict[str, float]:
@@ -147,42 +210,72 @@ def fleet(costs: StepCosts, sessions: int, seconds: float, use: float) -> dict[s
     limits = fast.limits(0.05, load.tokens, load.keys, answers=sessions // 20, most=StepLimits(1 << 24, 1 << 20, 64))
     shared = fast.seconds(StepCounts(passes=1, batches=1)) / limits.pictures
     told = Simulation(load, fast, limits, [32], seed=3, frame_seconds=fast.frame(load.tokens, load.keys) + shared).run()
-    return {"limits": asdict(limits), **_told(told, load)}
+    return {"limits": asdict(limits), **_told(told)}
 
 
-def _told(told: Told, load: Load) -> dict[str, Any]:
-    steps = max(len(told.steps), 1)
+def on_card(seconds: float, sessions: int) -> dict[str, Any]:
+    """One H100 by its counted costs: 16 answers beside 85 % of its ceiling, and so many live sessions.
+
+    Live frames are dropped at an age of one second, and each session is asked every 30 s for 32 tokens.
+    """
+    frame = {"tokens": 260, "keys": 4_368, "full": True, "prompt": 20}
+    limits = H100.limits(TARGET, 256, 4_368, answers=16, most=StepLimits(8_192, 16, 64))
+    beside = Load(32, seconds, 0.85 * CEILING / 32, every=inf, lag=inf, jitter=0.05, answering=16, **frame)  # type: ignore[arg-type]
+    live = Load(sessions, seconds, every=30.0, lag=1.0, **frame)  # type: ignore[arg-type]
+    told = {
+        name: _told(Simulation(load, H100, limits, [32], seed=4, host=H100_HOST).run())
+        for name, load in (("answers_beside_frames", beside), (f"live_{sessions}", live))
+    }
+    return {"costs_ms": _ms(H100), "limits": asdict(limits), **told}
+
+
+def _told(told: Told) -> dict[str, Any]:
+    steps, offered = max(len(told.steps), 1), max(1, sum(told.served) + sum(told.late) + sum(told.thinned))
+    times = {
+        "step_p99_ms": ([each for _, each in told.steps], 0.99),
+        "first_token_p95_ms": (told.first_token, 0.95),
+        "between_tokens_p99_ms": (told.between, 0.99),
+        "frame_age_p99_ms": (told.frame_age, 0.99),
+        "frame_age_most_ms": (told.frame_age, 1.0),
+    }
     return {
         "simulated_s": round(told.seconds, 1),
         "steps": len(told.steps),
         "plan_ms_a_step": round(1e3 * told.planning / steps, 3),
-        "step_p99_ms": round(1e3 * percentile([each for _, each in told.steps], 0.99), 2),
-        "first_token_p95_ms": round(1e3 * percentile(told.first_token, 0.95), 1),
-        "between_tokens_p99_ms": round(1e3 * percentile(told.between, 0.99), 1),
-        "frame_age_p99_ms": round(1e3 * percentile(told.frame_age, 0.99), 1),
+        **{name: round(1e3 * percentile(each, at), 2) for name, (each, at) in times.items() if each},
         "frames_a_second": round(sum(told.served) / told.seconds, 1),
-        "late_share": round(sum(told.late) / max(1, sum(told.served) + sum(told.late)), 4),
-        "thinned_share": round(sum(told.thinned) / max(1, sum(told.served) + sum(told.late) + sum(told.thinned)), 4),
+        "late_share": round(sum(told.late) / offered, 4),
+        "thinned_share": round(sum(told.thinned) / offered, 4),
         "least_served": min(told.served),
         "most_served": max(told.served),
     }
 
 
 def main() -> None:
+    wanted = _parser().parse_args()
+    torch.set_num_threads(1)
+    on_gpu = wanted.device == "cuda"
+    checkpoint = random_checkpoint("cuda", torch.bfloat16) if on_gpu else open_checkpoint(resolve("mini"))
+    trace, costs = traced(checkpoint, wanted.trace, BENCHES[wanted.device])
+    result = {"date": today(), "hardware": hardware(), "device": wanted.device, "trace": trace}
+    if not on_gpu:
+        carried = {name: fleet(costs, wanted.sessions, wanted.seconds, use) for name, use in FLEET.items()}
+        result |= {"sessions": wanted.sessions, "fleet": carried, "card": on_card(600.0, 80)}
+    print(json.dumps(result, indent=1))
+    if wanted.json:
+        name = "schedule-cuda.json" if on_gpu else "schedule.json"
+        path = RESULTS / name if wanted.json is RESULTS else wanted.json
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sessions", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=20.0, help="of the fleet's time")
     parser.add_argument("--trace", type=float, default=60.0, help="seconds of the real engine's time")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--json", type=Path, nargs="?", const=RESULTS, help=f"also write it (default: {RESULTS})")
-    wanted = parser.parse_args()
-    torch.set_num_threads(1)
-    trace, costs = traced(open_checkpoint(resolve(wanted.model)), wanted.trace)
-    carried = {name: fleet(costs, wanted.sessions, wanted.seconds, use) for name, use in FLEET.items()}
-    result = {"date": today(), "hardware": hardware(), "trace": trace, "sessions": wanted.sessions, "fleet": carried}
-    print(json.dumps(result, indent=1))
-    if wanted.json:
-        wanted.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    parser.add_argument("--json", type=Path, nargs="?", const=RESULTS, help="also write it (default: bench/results)")
+    return parser
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Simulation:
         self._load, self._costs, self._limits, self._lengths = load, costs, limits, lengths
         self._chance = Random(seed)
         self._sessions = [_Session(keys=load.keys if load.full else 30) for _ in range(load.sessions)]
-        self._turns, self._host, self._ends = Turns(), host, (0.0, 0.0)
+        self._turns, self._host, self._end = Turns(), host, 0.0
         self._waiting: dict[int, None] = {}  # sessions with frames, in the order in which they came
         self._answers = [_Answer(n, 0.0, 0, 1 << 30, sent=1) for n in range(load.answering)]
         self._coming = deque(arrivals(load, seed))
@@ -179,7 +179,6 @@ class Simulation:
             del self._waiting[number]
 
     def _step(self) -> None:
-        load = self._load
         running = [answer for answer in self._answers if not answer.unread]
         prompts = [answer for answer in self._answers if answer.unread]
         queued = list(self._waiting)
@@ -212,12 +211,10 @@ class Simulation:
         if self._host is None:
             self._now += seconds
             return self._now
-        before, last = self._ends
-        launched = self._now + self._host * passes
-        end = max(launched, last + seconds, self._now + seconds)
-        self._ends = last, end
-        self._now = max(launched, last)
-        return end
+        launched, before = self._now + self._host * passes, self._end
+        self._end = max(launched, before + seconds, self._now + seconds)
+        self._now = max(launched, before)
+        return self._end
 
     def _counts(
         self, step: StepPlan, running: Sequence[_Answer], prompts: Sequence[_Answer], written: Sequence[int]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bench.schedule import CEILING, H100, on_card
 from bench.simulation import Load, Simulation, Told, arrivals
-from workers.engine.costs import StepCosts, StepCounts
+from workers.engine.costs import FILLING, StepCosts, StepCounts
 from workers.engine.scheduler import StepLimits
 
 pytestmark = pytest.mark.unit
@@ -69,3 +70,41 @@ def test_predictions_move_the_clock() -> None:
         sum(COSTS.seconds(counts) for counts, _ in told.steps)
     )
     assert all(counts != StepCounts() for counts, _ in told.steps)
+
+
+def test_the_simulated_card_is_the_measured_one() -> None:
+    """Counted costs give back what they were counted from: steps of ingest, of decoding, and of one frame."""
+    for pictures, seconds in ((4, 37.6e-3), (8, 73.3e-3), (16, 147.9e-3)):
+        tokens = 260 * pictures
+        counts = StepCounts(1, 0, tokens, tokens * 4.368, 1, pictures)
+        assert H100.seconds(counts) == pytest.approx(seconds, rel=0.03)
+    for answers, seconds in ((1, 6.5e-3), (32, 9.6e-3), (64, 13.9e-3)):
+        counts = StepCounts(1, answers, answers, short=FILLING - answers, keys=answers * 4.3)
+        assert H100.seconds(counts) == pytest.approx(seconds, rel=0.05)
+
+
+def test_answers_beside_many_frames_and_live_sessions_keep_their_time() -> None:
+    told = on_card(20.0, 80)
+    beside, live = told["answers_beside_frames"], told["live_80"]
+    assert beside["between_tokens_p99_ms"] <= 50
+    assert beside["frames_a_second"] == pytest.approx(0.85 * CEILING, rel=0.02)
+    assert live["between_tokens_p99_ms"] <= 50
+    assert live["first_token_p95_ms"] < 150
+    assert live["frame_age_most_ms"] < 1000
+    assert live["late_share"] == live["thinned_share"] == 0
+
+
+def test_a_device_that_is_planned_for_ahead_waits_for_no_host() -> None:
+    """Planning takes nothing from a busy device; what was asked meanwhile waits a step longer."""
+    load = Load(sessions=300, seconds=10.0, every=5.0, keys=2_000)
+    at_once, ahead = (Simulation(load, COSTS, LIMITS, [8], seed=1, host=host).run() for host in (None, 1e-3))
+    assert sum(ahead.served) >= 0.98 * sum(at_once.served)
+    assert sum(ahead.first_token) > sum(at_once.first_token)
+
+
+def test_answers_that_run_from_the_start_go_on_to_the_end() -> None:
+    load = Load(sessions=20, seconds=5.0, every=1e9, full=True, keys=2_000, answering=4)
+    told = Simulation(load, COSTS, LIMITS, [8], seed=1).run()
+    answers = [counts.answers for counts, _ in told.steps]
+    assert min(answers) == max(answers) == 4
+    assert len(told.between) >= 3 * len(told.steps)
