@@ -21,6 +21,7 @@ FLAGS: dict[str, Any] = {
     "cache_dir": Annotated[Path | None, typer.Option(help="where downloads are kept; default: the hub's own cache")],
     "offline": Annotated[bool | None, typer.Option("--offline", help="download nothing")],
     "device": Annotated[str | None, typer.Option(help="cpu or cuda")],
+    "tensor_parallel": Annotated[int | None, typer.Option(min=1, help="GPUs that the model is divided among")],
     "weights": Annotated[str | None, typer.Option(help="fp8: matrices in eight bits")],
     "redis_url": Annotated[str | None, typer.Option(help="redis://, rediss:// or unix://; also REDIS_URL")],
     "unsafe_decoder": Annotated[
@@ -28,7 +29,7 @@ FLAGS: dict[str, Any] = {
     ],
 }
 GATEWAY = ("host", "port", "redis_url", "unsafe_decoder")
-WORKER = ("model", "revision", "cache_dir", "offline", "device", "weights", "redis_url")
+WORKER = ("model", "revision", "cache_dir", "offline", "device", "tensor_parallel", "weights", "redis_url")
 
 Verb = Callable[[], None]
 

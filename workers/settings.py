@@ -28,6 +28,7 @@ class Settings(FileSettings):
     check_books: bool = Field(default=False, description="audit the memory at every compaction; takes time")
     random_weights: bool = Field(default=False, description="read no weights, draw them: for measuring speed alone")
     device: Literal["cpu", "cuda"] = "cpu"
+    tensor_parallel: int | None = Field(default=None, ge=1, description="GPUs that one model is divided among")
     dtype: Literal["float32", "bfloat16"] | None = Field(default=None, description="default: by device")
     weights: Literal["fp8"] | None = Field(default=None, description="matrices in eight bits; default: in dtype")
     trained_length: int | None = Field(default=None, description="largest distance of positions; default: the model's")
@@ -41,6 +42,9 @@ class Settings(FileSettings):
     head_groups: int | None = Field(default=None, ge=1, description="groups of KV heads that keep their own tokens")
     drop_threshold: int | None = Field(
         default=None, ge=0, le=255, description="patches whose colours changed by no more are not kept; 0: all are"
+    )
+    afterimages: int | None = Field(
+        default=None, ge=0, description="sessions of which the vision tower then remembers what stands still"
     )
     threads: int | None = Field(default=None, description="CPU threads of torch; default: its own")
     start_s: float = Field(default=600.0, gt=0, description="the model may take so long to load or download")
@@ -57,10 +61,10 @@ class Settings(FileSettings):
 
     def engine_arguments(self) -> list[str]:
         """What the engine process is started with."""
-        options = ("model", "revision", "cache_dir", "device", "dtype", "weights", "trained_length")
+        options = ("model", "revision", "cache_dir", "device", "tensor_parallel", "dtype", "weights", "trained_length")
         sizes = ("pool_tokens", "step_tokens", "step_pictures", "slo_itl_ms", "threads")
         arguments: list[str] = []
-        for name in (*options, *sizes, "kv_dtype", "head_groups", "drop_threshold"):
+        for name in (*options, *sizes, "kv_dtype", "head_groups", "drop_threshold", "afterimages"):
             value = getattr(self, name)
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]

@@ -89,10 +89,7 @@ class Timeline:
             tokens = tokens.index_select(0, torch.from_numpy(patches).to(tokens.device))
         span = spell(self.clock)
         pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
-        writing = self._draw_up(span, pieces, time_ms, tokens)
-        if writing is None:
-            return None
-        return writing._replace(work=replace(writing.work, shown=Shown(features, patches)))
+        return self._draw_up(span, pieces, time_ms, tokens, Shown(features, patches))
 
     def demand(self, time_ms: int, height: int, width: int, patches: Patches | None = None) -> tuple[Trunk, int]:
         """The trunk, and how many pages it may have at most if such a frame is to be written."""
@@ -123,12 +120,18 @@ class Timeline:
         return spell
 
     def _draw_up(
-        self, span: Span, pieces: list[Piece], newest_ms: int, features: Tensor | None = None
+        self,
+        span: Span,
+        pieces: list[Piece],
+        newest_ms: int,
+        features: Tensor | None = None,
+        shown: Shown | None = None,
     ) -> Writing | None:
         if not self._make_room(pieces):
             return None
         draft = self.trunk.draft(pieces)
-        work = Work(span.tokens, span.positions, draft.slots, self.trunk.parts(), wanted=False, features=features)
+        parts = self.trunk.parts()
+        work = Work(span.tokens, span.positions, draft.slots, parts, wanted=False, features=features, shown=shown)
         return Writing(work, draft, span.clock, newest_ms)
 
     def _make_room(self, pieces: list[Piece]) -> bool:

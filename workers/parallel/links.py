@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -23,7 +24,8 @@ class Links:
 
     def __init__(self, peers: Sequence[socket.socket]) -> None:
         self.peers = tuple(peers)
-        self._unpackers = [Unpacker(msgspec.msgpack.Decoder(Report)) for _ in self.peers]
+        self._unpackers: list[Unpacker[Report]] = [Unpacker(msgspec.msgpack.Decoder(Report)) for _ in self.peers]
+        self._heard: list[deque[Report]] = [deque() for _ in self.peers]
         for peer in self.peers:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
 
@@ -42,29 +44,33 @@ class Links:
 
     def last_words(self, rank: int) -> str:
         """Why a rank that is gone has ended, as far as it said so."""
-        peer = self.peers[rank - 1]
-        peer.setblocking(False)
+        self.peers[rank - 1].setblocking(False)
         try:
-            while data := peer.recv(_READ_BYTES):
-                for report in self._unpackers[rank - 1].feed(data):
-                    if isinstance(report, Broken):
-                        return f"rank {rank}: {report.message}"
+            while self._listen(rank):
+                pass
         except OSError:
             pass
-        return ""
+        broken = (report for report in self._heard[rank - 1] if isinstance(report, Broken))
+        return "".join(f"rank {rank}: {report.message}" for report in broken)
 
     def _report(self, rank: int) -> Encoded:
-        while True:
-            try:
-                data = self.peers[rank - 1].recv(_READ_BYTES)
-            except OSError as error:
-                raise RankLost(f"rank {rank} reports no more: {error}") from error
-            if not data:
-                raise RankLost(f"rank {rank} has closed its socket")
-            for report in self._unpackers[rank - 1].feed(data):
-                if isinstance(report, Broken):
-                    raise RankLost(f"rank {rank}: {report.message}")
-                return report
+        heard = self._heard[rank - 1]
+        try:
+            while not heard:
+                if not self._listen(rank):
+                    raise RankLost(f"rank {rank} has closed its socket")
+        except OSError as error:
+            raise RankLost(f"rank {rank} reports no more: {error}") from error
+        report = heard.popleft()
+        if isinstance(report, Broken):
+            raise RankLost(f"rank {rank}: {report.message}")
+        return report
+
+    def _listen(self, rank: int) -> bool:
+        """Waits for something to come from a rank; False at the end of it."""
+        data = self.peers[rank - 1].recv(_READ_BYTES)
+        self._heard[rank - 1].extend(self._unpackers[rank - 1].feed(data))
+        return bool(data)
 
 
 class Link:
