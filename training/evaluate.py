@@ -63,11 +63,12 @@ def main() -> None:
         "--age", type=float, default=0.0, help="one long video instead, asked about from this second on"
     )
     parser.add_argument("--blind", action="store_true", help="grey pictures in place of the videos")
+    parser.add_argument("--weights", choices=("fp8",), help="as of a server; default: in full")
     parser.add_argument("--drop", type=int, default=0, help="the engine's --drop-threshold: 0 keeps all of a picture")
     parser.add_argument("--whole-windows", action="store_true", help="with --drop: encode also what stands still")
     parser.add_argument("--answers", type=Path, help="where every question and answer goes, as JSON")
     wanted = parser.parse_args()
-    checkpoint, renderer = open_checkpoint(wanted.model), Renderer.on(torch.device("cpu"))
+    checkpoint, renderer = open_checkpoint(wanted.model, weights=wanted.weights), Renderer.on(torch.device("cpu"))
     if wanted.age:
         shown = [long_clip(wanted.seed, 5 * wanted.clips, wanted.age, every=4.5)]
     else:
