@@ -27,6 +27,7 @@ def bombs(side: int = SIDE) -> list[Sample]:
         *(Sample("webp", (data,)) for data in _webp_bombs(side)),
         *(Sample("h264", (data,)) for data in _h264_bombs()),
         *_container_bombs(),
+        *_crowds(),
     ]
 
 
@@ -110,6 +111,22 @@ def _h264_bombs() -> Iterator[bytes]:
     yield b"\x00\x00\x01" * (7 * MIB // 3)  # nothing but start codes
     yield b"\x00\x00\x01\x67" * MIB
     yield b"\x00\x00\x01\x65" + bytes(7 * MIB)
+
+
+def _crowds() -> Iterator[Sample]:
+    """Nothing dear in them, but so many small things that taking them apart is."""
+    plain = _jpeg(Image.new("RGB", (64, 64)), progressive=False)
+    scan = plain.index(b"\xff\xda")
+    yield Sample("jpeg", (plain[:scan] + b"\xff\xe0\x00\x02" * MIB + plain[scan:],))
+    entries = b"".join(struct.pack("<HHII", tag, 3, 25_000, 8) for tag in range(0xB000, 0xB000 + 5_000))
+    pictures = b"MPF\0" + struct.pack("<2sHIH", b"II", 42, 8, 5_000) + entries  # all of them mean the same 50 kB
+    yield Sample("jpeg", (plain[:2] + struct.pack("!HH", 0xFFE2, 2 + len(pictures)) + pictures + plain[2:],))
+    yield Sample("png", (_png(64, 64, 8, 2, *[(b"IDAT", b"")] * 300_000, (b"IDAT", _deflated(193 * 64))),))
+    yield Sample("pcm", (bytes(7 * MIB),))
+    frame = bytes.fromhex("fff15c40012ffc") + bytes.fromhex("0100")  # ADTS, nine bytes in all
+    yield Sample("aac", (frame * (MIB // 3),))
+    small = struct.pack("!I4s", 8, b"free")
+    yield Sample("mp4", (struct.pack("!I4s4s", 12, b"ftyp", b"iso6") + small * (7 * MIB // 8),))
 
 
 def _container_bombs() -> Iterator[Sample]:

@@ -230,8 +230,8 @@ def jpeg_with(segment: bytes) -> bytes:
 
 
 def jpeg_with_directory(marker: int, sign: bytes) -> bytes:
-    """A good picture with a TIFF directory whose five thousand entries all mean the same 60 kB, as 16-bit numbers."""
-    entries = b"".join(struct.pack("<HHII", tag, 3, 30_000, 8) for tag in range(0xB000, 0xB000 + 5_000))
+    """A good picture with a TIFF directory whose five thousand entries all mean the same 50 kB, as 16-bit numbers."""
+    entries = b"".join(struct.pack("<HHII", tag, 3, 25_000, 8) for tag in range(0xB000, 0xB000 + 5_000))
     body = sign + struct.pack("<2sHIH", b"II", 42, 8, 5_000) + entries
     red = picture("red")
     return red[:2] + struct.pack("!HH", marker, 2 + len(body)) + body + red[2:]
