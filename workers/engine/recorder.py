@@ -86,10 +86,10 @@ class Recorder(Unmoved):
         """The record as plain values, one for each pass and compaction, in order."""
         return [each.told() for each in self.plan]
 
-    def replay(self, run: Run, gather: Gather, store: KVStore) -> list[list[int]]:
+    def replay(self, run: Run, gather: Gather, store: KVStore, *, forced: bool = False) -> list[list[int]]:
         """Does all of it again on the memory that it began on; what is drawn in each pass that draws.
 
-        A token that the host had not read is the one that is drawn now.
+        A token that the host had not read is the one that is drawn now or, if the record is `forced`, the one in it.
         """
         self.rewind(store)
         again: dict[Drawn, Drawn] = {}
@@ -97,7 +97,7 @@ class Recorder(Unmoved):
             if isinstance(each, Compaction):
                 gather(each.jobs)
                 continue
-            logits = run([_following(work, again) for work in each.works])
+            logits = run(each.works if forced else [_following(work, again) for work in each.works])
             if each.drawn is not None:
                 again[each.drawn] = sample(logits, copy.deepcopy(each.samplers))
         return [drawn.read() for drawn in again.values()]

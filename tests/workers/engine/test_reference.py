@@ -37,7 +37,7 @@ def stream(r: Rig, model: Judged, answer: Sequence[int] | None = None) -> list[i
     for n in range(model.frames):
         r.push(n * 1000)
         r.run()
-    asked = {"at_ms": 0, "remember": False}
+    asked: dict[str, Any] = {"at_ms": 0, "remember": False}
     if answer is None:
         r.ask(max_tokens=max(PREFIXES), **asked)
         r.run()
