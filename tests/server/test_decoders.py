@@ -260,7 +260,7 @@ DEAR: dict[str, tuple[StillCodec, Callable[[], bytes], bool]] = {
 
 @pytest.mark.parametrize("kind", DEAR)
 async def test_metadata_cost_next_to_nothing(nursery: Nursery, kind: str) -> None:
-    """Each of these would keep Pillow busy for longer than a decoder lives."""
+    """Pillow would take seconds to read most of these."""
     codec, make, read = DEAR[kind]
     decoder = await nursery.spawn(msgspec.structs.replace(SETUP, cpu_seconds=0.25))
     found = await results(decoder, Still(codec=codec, t_ms=0, data=make()))
