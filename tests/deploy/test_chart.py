@@ -247,6 +247,15 @@ def test_gpus_are_asked_for_and_limited_alike() -> None:
     assert environment(on_cpu)["LONGLOOK_DEVICE"] == "cpu"
 
 
+def test_a_model_is_divided_among_a_workers_gpus() -> None:
+    several = container(render(merged(example("production"), {"worker": {"gpu": {"count": 2}}})), "worker")
+    assert environment(several)["LONGLOOK_TENSOR_PARALLEL"] == "2"
+    assert {"name": "shared", "mountPath": "/dev/shm"} in several["volumeMounts"]
+    alone = container(render(example("production")), "worker")
+    assert "LONGLOOK_TENSOR_PARALLEL" not in environment(alone)
+    assert "/dev/shm" not in json.dumps(alone)
+
+
 # --- who finds whom ---------------------------------------------------------------------------------------------------
 
 
