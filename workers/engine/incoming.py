@@ -15,6 +15,7 @@ from workers.perception.vision import Features
 @dataclass(slots=True)
 class Frame:
     """A frame of height x width patches; `features` once it is encoded, `look` and `sight` where redundancy is dropped.
+    `share`: how much of it has to be encoded, once that has been told.
 
     What a frame brings (`sight`) hangs on the frames before it, and is looked at again when one of those is lost.
     """
@@ -25,6 +26,7 @@ class Frame:
     look: Look | None = None
     sight: Sight | None = None
     features: Features | None = None
+    share: float | None = None
 
     @property
     def patches(self) -> Patches | None:
@@ -95,6 +97,7 @@ class Incoming:
         frame.sight = self._changes.sight(
             frame.look, frame.height, frame.width, before, frame.command.t_ms, self._faded()
         )
+        frame.share = None
         if frame.features is not None and not frame.features.tell(frame.patches):
             frame.features = None
         return frame.sight.reference

@@ -50,7 +50,8 @@ class Prompt:
 class Upcoming:
     """A queued frame. `due`: nothing of its session stands before it, so it may be prefilled in this step.
 
-    `turn`: when it is its session's turn, as `Turns` has it; inf for a session that can wait for ever.
+    `turn`: when it is its session's turn, as `Turns` has it; inf for a session that can wait for ever. `share`: how
+    much of a whole picture has to be encoded.
     """
 
     tokens: int
@@ -58,6 +59,7 @@ class Upcoming:
     encoded: bool
     due: bool
     turn: float = 0.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +115,24 @@ def _going(
 
 def _weight(limits: StepLimits, frame: Upcoming) -> float:
     """What a frame takes of a step's tokens, its own and those that encoding it is worth."""
-    return frame.tokens * frame.due + limits.picture * (not frame.encoded)
+    return frame.tokens * frame.due + limits.picture * frame.share * (not frame.encoded)
 
 
 def _frames(limits: StepLimits, room: float, frames: Sequence[Upcoming]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Pictures to encode and frames to prefill; a frame that is not encoded needs a place among the pictures."""
     encode: list[int] = []
     prefill: list[int] = []
+    looked = 0.0
     for place in sorted(range(len(frames)), key=lambda place: (frames[place].turn, frames[place].deadline)):
         frame = frames[place]
         weight = _weight(limits, frame)
         fits = weight <= room or (frame.due and not prefill)
         if not frame.encoded:
-            if len(encode) == limits.pictures or not (fits or limits.picture <= room):
+            if looked >= limits.pictures or not (fits or limits.picture * frame.share <= room):
                 continue
             encode.append(place)
-            room -= limits.picture
+            looked += frame.share
+            room -= limits.picture * frame.share
         if frame.due and fits:
             prefill.append(place)
             room -= frame.tokens

@@ -48,4 +48,4 @@ class EngineSettings:
         """Of how many sessions the vision tower remembers what stands still; 0 where nothing is dropped."""
         if not self.drop_threshold:
             return 0
-        return self.pool_tokens // 4_096 if self.afterimages is None else self.afterimages
+        return -(-self.pool_tokens // 4_096) if self.afterimages is None else self.afterimages

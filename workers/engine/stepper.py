@@ -132,12 +132,15 @@ class Stepper:
         return True
 
     def _upcoming(self, session: Session, frame: Frame) -> Upcoming:
+        if frame.share is None:
+            frame.share = self._device.eye.share(frame.change, frame.height, frame.width)
         return Upcoming(
             frame.tokens,
             frame.command.deadline,
             encoded=frame.features is not None or not frame.tokens,
             due=session.due_frame is frame,
             turn=math.inf if session.complete else self._turns.of(session),
+            share=frame.share,
         )
 
     def _reading(self, branch: Branch, now: float) -> Reading:

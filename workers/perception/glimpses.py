@@ -54,6 +54,10 @@ class Glimpses:
         afterimages = tower.afterimages(side, side, _SCRATCH + max(streams, TOGETHER))
         return None if afterimages is None else cls(tower, pixels, afterimages)
 
+    def share(self, change: Change) -> float:
+        """How much of a picture has to be computed for a change."""
+        return 1.0 if change.patches is None else len(self._touched(change.patches)) / self._afterimages.windows
+
     def warm(self) -> None:
         """Captures what batches of all sizes need."""
         pictures = 1
@@ -96,8 +100,11 @@ class Glimpses:
             place = self._free.pop() if self._free else self._places.popitem(last=False)[1]
         self._places[change.stream] = place
         if known and change.patches is not None:
-            return place, np.unique(self._windows[change.patches])
+            return place, self._touched(change.patches)
         return place, np.arange(self._afterimages.windows)
+
+    def _touched(self, patches: Patches) -> Windows:
+        return np.unique(self._windows[patches])
 
     def _graph(self, pictures: int, windows: int) -> _Graph:
         key = pictures, windows

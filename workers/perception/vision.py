@@ -73,6 +73,12 @@ class Eye:
         """Merged patches down and across of a picture of this size. ValueError if it is empty or too oblong."""
         return self._pixels.grid(*self._pixels.fitted(height, width))
 
+    def share(self, change: Change | None, height: int, width: int) -> float:
+        """How much of a picture of height x width merged patches has to be encoded for a change."""
+        if self._glimpses is None or change is None or (height, width) != self._pixels.grid(self.side, self.side):
+            return 1.0
+        return self._glimpses.share(change)
+
     def warm(self) -> None:
         """Prepares for pictures that need no resizing, so that the first of them do not wait for it."""
         if self._weight.is_cuda:

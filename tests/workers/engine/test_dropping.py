@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from tests.workers.engine.rig import FAR, Rig, picture
 from workers.engine.messages import FrameTaken, QuestionDone, QuestionStarted
 from workers.engine.session import Session
+from workers.engine.settings import EngineSettings
+from workers.models.checkpoint import Checkpoint, open_checkpoint
+from workers.perception.glimpses import Change
 from workers.perception.vision import Features
 
 pytestmark = pytest.mark.unit
@@ -201,3 +204,56 @@ def test_every_frame_is_told_about_once(dropping: Callable[..., Rig]) -> None:
     r.run()
     assert [event.sequence for event in r.said(FrameTaken)] == list(range(1, 61))
     assert set(r.outcomes()) == {"prefilled", "dropped_late", "dropped_similar"}
+
+
+@pytest.fixture(scope="module")
+def windowed(tiny_qwen25vl: Callable[..., Any]) -> Checkpoint:
+    """Pictures of four windows, which one block of whole attention hears of together."""
+    return open_checkpoint(tiny_qwen25vl(seed=6, vision={"window_size": 56}).folder)
+
+
+def test_windows_that_stand_still_are_not_encoded_and_nothing_else_changes(windowed: Checkpoint) -> None:
+    """With one block of whole attention what stands still is exact: both trunks have the same keys."""
+    keys = []
+    for afterimages in (None, 0):
+        r = Rig(windowed, EngineSettings(drop_threshold=THRESHOLD, afterimages=afterimages, pool_tokens=1024))
+        r.open()
+        for n in range(6):
+            push(r, n * 1000, *range(n))
+            r.run()
+        blocks = [block for block in session(r).trunk.blocks if block.grid >= 0]
+        assert [block.tokens for block in blocks] == [16, 1, 1, 1, 1, 1]
+        slots = np.concatenate([r.engine.pool.slots_of(block.pages)[-1, 0, : block.tokens] for block in blocks])
+        keys.append(r.engine.pool.store.keys[-1, 0, slots])
+        told = r.engine.device.eye.share(Change("s", np.array([4])), 4, 4)
+        assert told == (0.25 if afterimages is None else 1.0)
+    np.testing.assert_allclose(keys[0].numpy(), keys[1].numpy(), atol=1e-4)
+
+
+def test_a_frame_that_has_to_bring_more_is_encoded_again(windowed: Checkpoint) -> None:
+    """The frame before it was encoded together with it, and is lost."""
+    r = Rig(windowed, EngineSettings(drop_threshold=THRESHOLD, pool_tokens=1024, step_pictures=4))
+    r.open()
+    push(r, 0)
+    r.run()
+    push(r, 1000, 0, deadline=5.0)
+    push(r, 2000, 0, 15)
+    waiting = list(session(r).frames)
+    r.engine._stepper._encode(waiting)
+    assert [frame.patches.tolist() for frame in waiting if frame.patches is not None] == [[0], [15]]
+    r.now = 6.0
+    r.run()
+    assert r.outcomes() == ["prefilled", "dropped_late", "prefilled"]
+    assert grids(r) == [(0, 16), (2000, 2)]
+
+
+@pytest.mark.parametrize(("wanted", "threshold", "kept"), [(None, 6, 0), (None, 0, 16), (False, 6, 16), (True, 0, 0)])
+def test_a_session_may_ask_for_dropping_or_against_it(
+    rig: Callable[..., Rig], wanted: bool | None, threshold: int, kept: int
+) -> None:
+    r = rig(drop_threshold=threshold)
+    r.open(dropping=wanted)
+    for n in range(2):
+        push(r, n * 1000)
+    r.run()
+    assert [tokens for _, tokens in grids(r)] == ([16, 16] if kept else [16])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -110,6 +111,13 @@ def test_frames_that_are_not_due_are_encoded_ahead() -> None:
     step = plan(LIMITS, [], [], [frame(1.0), frame(2.0, encoded=False, due=False)])
     assert step.frames == (0,)
     assert step.encode == (1,)
+
+
+def test_what_need_not_be_encoded_of_a_picture_takes_no_room() -> None:
+    half = replace(frame(encoded=False), share=0.5)
+    assert len(plan(LIMITS, [], [], [half] * 9).encode) == 4
+    weighed = StepLimits(tokens=512, pictures=8, floor=64, picture=256.0)
+    assert [len(plan(weighed, [], [], [each] * 9).frames) for each in (frame(encoded=False), half)] == [1, 2]
 
 
 def test_no_session_starves_and_no_step_exceeds_its_limit() -> None:

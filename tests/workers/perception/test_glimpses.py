@@ -110,6 +110,14 @@ def test_beyond_the_second_block_of_whole_attention_it_is_nearly_so(deep: Checkp
     assert 0 < off < 0.2 * (before.tokens[CORNER] - expected.tokens[CORNER]).norm()
 
 
+def test_how_much_has_to_be_encoded(checkpoint: Checkpoint) -> None:
+    eye = Eye(checkpoint.model.vision, checkpoint.pixels, streams=2)
+    wanted = [None, Change("a", None), change("a", 0), change("a", 0, 1, 5), change("a", 0, 15)]
+    assert [eye.share(each, LANES, LANES) for each in wanted] == [1.0, 1.0, 0.25, 0.25, 0.5]
+    assert eye.share(change("a", 0), 2, LANES) == 1.0
+    assert Eye(checkpoint.model.vision, checkpoint.pixels).share(change("a", 0), LANES, LANES) == 1.0
+
+
 def test_streams_do_not_see_each_other(checkpoint: Checkpoint) -> None:
     """However they are batched, and whoever else is looked at; more pictures than one batch takes."""
     names = [f"s{n}" for n in range(TOGETHER + 3)]
