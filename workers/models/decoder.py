@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workers.core import ALONE, Team
 from workers.models.config import TextConfig
 from workers.models.experts import MixtureOfExperts
-from workers.models.fusion import Rows, rotated
+from workers.models.fusion import HeadNorms, Rows, rotated
 from workers.models.layers import RMSNorm, SwiGLU
 from workers.models.rope import Rope, Rotation
 from workers.models.sharding import head_rows, share_of
@@ -55,10 +55,10 @@ class SelfAttention(nn.Module):
         """Mixed values [tokens, heads * head_dim], before `o_proj`."""
         qkv = self.qkv_proj(x).view(-1, self._heads + 2 * self._kv_heads, self._head_dim)
         qk, v = qkv.tensor_split((self._heads + self._kv_heads,), dim=1)
+        norms = None
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = qk.tensor_split((self._heads,), dim=1)
-            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
-        q, k = rotated(qk, rotation).tensor_split((self._heads,), dim=1)
+            norms = HeadNorms(self._heads, self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
+        q, k = rotated(qk, rotation, norms).tensor_split((self._heads,), dim=1)
         return attend(layer, q, k, v).reshape(len(q), -1)
 
 

@@ -71,13 +71,30 @@ def gated_scaled(gate_up: Tensor) -> Scaled:
     return scaled(gated(gate_up))
 
 
-def rotated(vectors: Tensor, rotation: Rotation) -> Tensor:
-    """Vectors [..., n, heads, head_dim] turned by the rows of tables [n, head_dim]; those given may be overwritten."""
+class HeadNorms(NamedTuple):
+    """Weights [head_dim] by which the first `queries` heads and the others are normalised, each head for itself."""
+
+    queries: int
+    query: Tensor
+    key: Tensor
+    eps: float
+
+
+def rotated(vectors: Tensor, rotation: Rotation, norms: HeadNorms | None = None) -> Tensor:
+    """Vectors [..., n, heads, head_dim], normalised if so wanted, turned by the rows of tables [n, head_dim].
+
+    Those given may be overwritten.
+    """
     if fused(vectors):
         from workers.models import kernels
 
-        kernels.rotate(vectors.view(-1, *vectors.shape[-2:]), rotation.cos, rotation.sin)
+        kernels.rotate(vectors.view(-1, *vectors.shape[-2:]), rotation.cos, rotation.sin, norms)
         return vectors
+    if norms is not None:
+        size = norms.query.shape
+        q, k = vectors.tensor_split((norms.queries,), dim=-2)
+        heads = (F.rms_norm(q, size, norms.query, norms.eps), F.rms_norm(k, size, norms.key, norms.eps))
+        vectors = torch.cat(heads, dim=-2)
     return rotate(vectors, rotation)
 
 

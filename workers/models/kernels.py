@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.core import FLOAT8_MOST
+from workers.models.fusion import HeadNorms
 
 _BLOCK = 1024
 _SMALLEST: tl.constexpr = tl.constexpr(1e-12)
@@ -65,12 +66,17 @@ def norm(x: Tensor, more: Tensor | None, weight: Tensor, eps: float, kind: torch
     return (total, values, scale) if eight else (total, values)
 
 
-def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Turns vectors [rows, heads, dim] in place, dim being dense, row r by row r % len(cos) of tables [n, dim]."""
+def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None = None) -> None:
+    """Turns vectors [rows, heads, dim] in place, dim being dense, row r by row r % len(cos) of tables [n, dim].
+
+    With `norms` each head is normalised first.
+    """
     rows, heads, dim = vectors.shape
+    queries, query, key, eps = (0, cos, cos, 0.0) if norms is None else norms
     if rows:
         _rotate[(rows, triton.cdiv(heads, 4))](
             vectors, cos, sin, len(cos), heads, dim // 2, vectors.stride(0), vectors.stride(1),
+            query, key, queries, eps, NORMS=norms is not None,
             HEADS=4, HALF=triton.next_power_of_2(dim // 2), num_warps=2,
         )  # fmt: skip
 
@@ -145,7 +151,10 @@ def _put_scaled(values, scales, out, row, size, place, inside):  # type: ignore[
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rotate(vectors, cos, sin, table, heads, half, row_stride, head_stride, HEADS: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rotate(  # type: ignore[no-untyped-def]
+    vectors, cos, sin, table, heads, half, row_stride, head_stride, query, key, queries, eps,
+    NORMS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     place = tl.arange(0, HALF)
@@ -157,5 +166,11 @@ def _rotate(vectors, cos, sin, table, heads, half, row_stride, head_stride, HEAD
     inside = (head < heads)[:, None] & turned[None, :]
     x = tl.load(first, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(first + half, mask=inside, other=0.0).to(tl.float32)
+    if NORMS:
+        weights = tl.where((head < queries)[:, None], query, key) + place[None, :]
+        root = tl.rsqrt((tl.sum(x * x, axis=1) + tl.sum(y * y, axis=1)) / (2 * half) + eps)[:, None]
+        x = (x * root * tl.load(weights, mask=inside, other=0.0).to(tl.float32)).to(vectors.dtype.element_ty)
+        y = (y * root * tl.load(weights + half, mask=inside, other=0.0).to(tl.float32)).to(vectors.dtype.element_ty)
+        x, y = x.to(tl.float32), y.to(tl.float32)
     tl.store(first, (x * c - y * s).to(vectors.dtype.element_ty), mask=inside)
     tl.store(first + half, (y * c + x * s).to(vectors.dtype.element_ty), mask=inside)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.core import FLOAT8, FLOAT8_MOST
-from workers.models.fusion import Rows, Scaled, gated, gated_scaled, normed, rotated, scaled
+from workers.models.fusion import HeadNorms, Rows, Scaled, gated, gated_scaled, normed, rotated, scaled
 from workers.models.rope import Rope, rotate
 
 GPU = [
@@ -137,3 +137,24 @@ def test_turning_vectors_that_lie_among_others(device: str, heads: int, dim: int
     tables = type(rotation)(*(table.to(device) for table in rotation))
     torch.testing.assert_close(rotated(there[:, :, :heads], tables).cpu(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(there[:, :, heads:].cpu(), every[:, :, heads:])
+
+
+@DEVICES
+@KINDS
+@pytest.mark.parametrize("dim", [16, 80, 128])
+@torch.inference_mode()
+def test_queries_and_keys_are_normalised_each_head_for_itself_before_they_turn(
+    device: str, kind: torch.dtype, dim: int
+) -> None:
+    rotation = Rope(dim, 1e4).rotation(torch.arange(5).expand(3, -1))
+    every = (torch.randn(5, 9, dim) * torch.logspace(-1, 1, 9)[:, None]).to(kind)
+    query, key = torch.randn(dim).to(kind), torch.randn(dim).to(kind)
+    q, k, rest = (part.float() for part in torch.split(every, [6, 2, 1], dim=1))
+    heads = (F.rms_norm(q, (dim,), query.float(), 1e-6), F.rms_norm(k, (dim,), key.float(), 1e-6))
+    expected = rotate(torch.cat(heads, dim=1), rotation)
+    there = every.to(device)
+    tables = type(rotation)(*(table.to(device) for table in rotation))
+    got = rotated(there[:, :8], tables, HeadNorms(6, query.to(device), key.to(device), 1e-6))
+    close = 3e-2 if kind == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(got.float().cpu(), expected, rtol=close, atol=close)
+    assert torch.equal(there[:, 8:].float().cpu(), rest)
