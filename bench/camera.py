@@ -149,7 +149,8 @@ def write_frames(video: Path, folder: Path, fps: float = 1.0) -> int:
         every = max(1, round(float(source.streams.video[0].average_rate or fps) / fps))
         for number, frame in enumerate(source.decode(video=0)):
             if number % every == 0:
-                frame.to_image().save(folder / f"{written:05}.jpg", "JPEG", quality=95)
+                picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                picture.save(folder / f"{written:05}.jpg", "JPEG", quality=95)
                 written += 1
     return written
 

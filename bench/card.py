@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 
 from bench.camera import Album, Blocks, View
-from bench.host import percentile
+from bench.host import percentile, together
 from bench.load import ROOM, Load
 from bench.stream import Streams
 from workers.core import Fence
@@ -71,7 +71,12 @@ class Card:
             self._keep_asking(streams)
             streams.run(lambda: all(len(told) > 2 for told in streams.told.values()))
             bring = streams.cameras(self._load.share * ceiling)
-            fps, _ = self._sustained(streams, lambda: (bring(), self._keep_asking(streams)))
+
+            def feed() -> None:
+                bring()
+                self._keep_asking(streams)
+
+            fps, _ = self._sustained(streams, feed)
             gaps = [b - a for told in streams.told.values() for a, b in pairwise(told[1:])]
         return {
             "fps": round(fps, 2),
@@ -96,10 +101,7 @@ class Card:
                 for number, name in enumerate(names):
                     streams.ask(f"s{number}", name, self._load.answer_tokens)
                 streams.run(lambda names=names: streams.done.issuperset(names))  # type: ignore[misc]
-                told = [streams.told[name] for name in names]
-                start, stop = max(each[0] for each in told), min(each[-1] for each in told)
-                steps = sorted(at for at in told[0] if start <= at <= stop)
-                figures[f"step{count}_ms"] = _ms((steps[-1] - steps[0]) / (len(steps) - 1))
+                figures[f"step{count}_ms"] = _ms(together([streams.told[name] for name in names]))
             for number in range(max(self._load.decoding)):
                 streams.ask(f"s{number}", f"profiled-{number}", 30)
             self._profiled(streams, 0)
@@ -190,7 +192,7 @@ class Card:
     def _side(self) -> int:
         return self._checkpoint.pixels.side
 
-    def _sustained(self, streams: Streams, feed: Callable[[], object]) -> tuple[float, int]:
+    def _sustained(self, streams: Streams, feed: Callable[[], None]) -> tuple[float, int]:
         """Pictures a second while `feed` brings them, and how many these were."""
         started, before = time.perf_counter(), len(streams.taken)
         streams.run(lambda: time.perf_counter() - started > self._load.seconds, feed)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -110,15 +110,14 @@ Chosen = TypeVar("Chosen", Load, LiveLoad, Growth)
 
 def _chosen(load: Chosen, arguments: argparse.Namespace, group: str) -> Chosen:
     """The load with what was given of it as `NAME=VALUE`."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for pair in getattr(arguments, group):
         name, _, value = pair.partition("=")
         if name not in asdict(load):
             raise SystemExit(f"--{group} has no {name}: there are {', '.join(asdict(load))}")
-        changes[name] = json.loads(value)
-    return replace(
-        load, **{name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    )
+        meant = json.loads(value)
+        changes[name] = tuple(meant) if isinstance(meant, list) else meant
+    return replace(load, **changes)
 
 
 def _parser() -> argparse.ArgumentParser:

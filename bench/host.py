@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,3 +97,10 @@ def percentile(values: list[float], share: float) -> float:
     """The smallest of `values` that at least `share` of them do not exceed; NaN if there are none."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+
+
+def together(told: Sequence[Sequence[float]]) -> float:
+    """Mean distance between one stream's moments over the time in which all of them run; NaN if there is none."""
+    start, stop = max(each[0] for each in told), min(each[-1] for each in told)
+    steps = [at for at in told[0] if start <= at <= stop]
+    return (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else math.nan

@@ -42,7 +42,7 @@ class LiveLoad:
     """
 
     sessions: int = 60
-    most: int = 180
+    most: int = 165
     step: int = 10
     trial: float = 40.0
     seconds: float = 600.0

@@ -121,7 +121,8 @@ class Measures:
         self._tell("live_full", asyncio.run(live_arm.largest(self._room(), view, self._setup.live)), self._setup.live)
 
     def live_drop(self) -> None:
-        room = self._room("--drop-threshold", str(self._setup.load.threshold))
+        most = str(self._setup.live.most)
+        room = self._room("--drop-threshold", str(self._setup.load.threshold), "--afterimages", most)
         self._tell("live_drop", asyncio.run(live_arm.largest(room, self._crops(), self._setup.live)), self._setup.live)
 
     def steady(self) -> None:
@@ -150,12 +151,21 @@ class Measures:
         self._tell("gateway", asyncio.run(found), load)
 
     def vllm(self) -> None:
+        self._peer(lambda place, before: vllm_arm.measured(place, self._setup.side, before))
+
+    def vllm_fp8(self) -> None:
+        self._peer(lambda place, before: vllm_arm.eight_bits(place, self._setup.side, before))
+
+    def vllm_sessions(self) -> None:
+        self._peer(vllm_arm.sessions)
+
+    # --- what they share ----------------------------------------------------------------------------------------------
+
+    def _peer(self, measure: Callable[[VllmPlace, Details], Details]) -> None:
         if self._setup.vllm is None:
             raise Skipped("vLLM is not here: give --vllm, the PYTHONPATH where it can be imported")
         self._release()
-        self._report.arms["vllm"] = vllm_arm.measured(self._setup.vllm, self._setup.side)
-
-    # --- what they share ----------------------------------------------------------------------------------------------
+        self._report.arms["vllm"] = measure(self._setup.vllm, self._report.arms.get("vllm", {}))
 
     def _tell(self, arm: str, found: Mapping[str, Any], load: Load | LiveLoad | Growth | None = None) -> None:
         """Puts down what an arm found, and under how much of what."""
@@ -235,5 +245,7 @@ ARMS: Mapping[str, Take] = MappingProxyType(
         "steady": Measures.steady,
         "gateway": Measures.gateway,
         "vllm": Measures.vllm,
+        "vllm_fp8": Measures.vllm_fp8,
+        "vllm_sessions": Measures.vllm_sessions,
     }
 )

@@ -97,7 +97,7 @@ class Streams:
             del self.told[question_id]
         self.done.clear()
 
-    def run(self, until: Callable[[], bool], feed: Callable[[], object] = lambda: None) -> None:
+    def run(self, until: Callable[[], bool], feed: Callable[[], None] = lambda: None) -> None:
         """Steps until `until`; `feed` is called before each."""
         while not until():
             feed()

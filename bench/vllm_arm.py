@@ -33,6 +33,7 @@ CONFIGURATIONS: tuple[tuple[str, ...], ...] = (
     ("--api-server-count", "8", "--max-num-batched-tokens", "8192"),
     ("--api-server-count", "8", "--max-num-batched-tokens", "16384", "--mm-processor-cache-gb", "0"),
 )
+Details = dict[str, Any]
 EIGHT_BITS = ("--quantization", "fp8")
 
 
@@ -44,8 +45,6 @@ class VllmPlace:
     config: ModelConfig
     configurations: tuple[int, ...] = (0, 1, 2)
     requests: int = 110
-    sessions: bool = True
-    eight_bits: bool = True
     makers: int | None = None
 
 
@@ -53,35 +52,54 @@ class VllmFailed(RuntimeError):
     """The server did not come up; the message ends with the last lines of its log."""
 
 
-def measured(place: VllmPlace, side: int) -> dict[str, Any]:
-    """Everything by the best configuration, and the ceilings of the others."""
-    with tempfile.TemporaryDirectory(prefix="longlook-bench-") as scratch:
-        folder = write_published(place.config, Path(scratch) / "model")
+def measured(place: VllmPlace, side: int, before: Details) -> Details:
+    """What the best configuration does, these ones and those of `before` counted, and the ceilings of the others."""
+    with _folder(place) as folder:
         tries = [_tried(place, folder, CONFIGURATIONS[number], side) for number in place.configurations]
-        best = max(tries, key=lambda each: float(each["ingest_fps"]))
-        told = {**best, "configurations": [{key: each[key] for key in ("command", "ingest_fps")} for each in tries]}
-        if place.eight_bits:
-            eight = _tried(place, folder, (*best["options"], *EIGHT_BITS), side, whole=False)
-            told["fp8"] = {key: eight[key] for key in ("command", "ingest_fps")}
-        if place.sessions:
-            told["streaming_sessions"] = _sessions(place, folder, Path(scratch) / "sessions.json")
-    return told
+    known = [before] if "ingest_fps" in before else []
+    best = max([*tries, *known], key=lambda each: float(each["ingest_fps"]))
+    seen = [*before.get("configurations", []), *(_ceiling(each) for each in tries)]
+    return {**before, **best, "configurations": seen}
 
 
-def _tried(
-    place: VllmPlace, folder: Path, options: tuple[str, ...], side: int, *, whole: bool = True
-) -> dict[str, Any]:
-    album = Album(Blocks(side), 1, place.requests * A_REQUEST + 1_200, place.makers)
+def eight_bits(place: VllmPlace, side: int, before: Details) -> Details:
+    """The ceiling of the best configuration with weights in eight bits."""
+    options = tuple(before.get("options", CONFIGURATIONS[0]))
+    with _folder(place) as folder:
+        return {**before, "fp8": _ceiling(_tried(place, folder, (*options, *EIGHT_BITS), side, whole=False))}
+
+
+def sessions(place: VllmPlace, before: Details) -> Details:
+    """Its append-only streaming sessions, in a process that has its libraries."""
+    with _folder(place) as folder:
+        out = folder.parent / "sessions.json"
+        command = [sys.executable, "-m", "bench.vllm_sessions", str(folder), str(out)]
+        subprocess.run(command, env=_environment(place), timeout=SESSIONS_S, check=True)
+        return {**before, "streaming_sessions": json.loads(out.read_text(encoding="utf-8"))}
+
+
+@contextmanager
+def _folder(place: VllmPlace) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="longlook-bench-") as scratch:
+        yield write_published(place.config, Path(scratch) / "model")
+
+
+def _ceiling(tried: Details) -> Details:
+    return {key: tried[key] for key in ("command", "ingest_fps")}
+
+
+def _tried(place: VllmPlace, folder: Path, options: tuple[str, ...], side: int, *, whole: bool = True) -> Details:
+    album = Album(Blocks(side), 1, place.requests * A_REQUEST + (1_200 if whole else 20), place.makers)
     with _served(place, folder, options) as (url, command, version):
         found = asyncio.run(_asked(url, album, place.requests, whole=whole))
     return {"command": command, "options": list(options), "version": version, **found}
 
 
-async def _asked(url: str, album: Album, requests: int, *, whole: bool) -> dict[str, Any]:
+async def _asked(url: str, album: Album, requests: int, *, whole: bool) -> Details:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=300.0, limits=limits, trust_env=False) as http:
         asker = Asker(http, album)
-        found: dict[str, Any] = {"ingest_fps": round(await asker.ingest(requests), 2)}
+        found: Details = {"ingest_fps": round(await asker.ingest(requests), 2)}
         print(found, flush=True)
         if whole:
             found["first_token_16_s"] = round(await asker.first_token(16), 3)
@@ -133,16 +151,6 @@ def _ready(server: subprocess.Popen[bytes], url: str, log: Path) -> str:
 
 def _version(url: str) -> str:
     return str(httpx.get(f"{url}/version", timeout=5.0, trust_env=False).json()["version"])
-
-
-def _sessions(place: VllmPlace, folder: Path, out: Path) -> dict[str, Any]:
-    """Its append-only streaming sessions, in a process that has its libraries."""
-    command = [sys.executable, "-m", "bench.vllm_sessions", str(folder), str(out)]
-    subprocess.run(command, env=_environment(place), timeout=SESSIONS_S, check=False)
-    if not out.exists():
-        return {"failed": "the process ended without a word; its output stands above"}
-    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    return found
 
 
 def _environment(place: VllmPlace) -> dict[str, str]:

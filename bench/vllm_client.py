@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from bench.camera import Album
-from bench.host import percentile
+from bench.host import percentile, together
 
 QUESTION = "What is on the table now?"
 IN_FLIGHT, A_REQUEST = 64, 8
@@ -33,6 +33,11 @@ class Asker:
 
     async def ask(self, pictures: list[str], tokens: int) -> list[float]:
         """Seconds from asking to each token."""
+        began = time.perf_counter()
+        return [at - began for at in await self.told(pictures, tokens)]
+
+    async def told(self, pictures: list[str], tokens: int) -> list[float]:
+        """When each token came, by time.perf_counter()."""
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": each}} for each in pictures]
         body = {
             "model": "peer",
@@ -42,11 +47,10 @@ class Asker:
             "ignore_eos": True,
             "stream": True,
         }
-        began = time.perf_counter()
         async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
             response.raise_for_status()
             lines = (line async for line in response.aiter_lines() if _tells(line))
-            return [time.perf_counter() - began async for _ in lines]
+            return [time.perf_counter() async for _ in lines]
 
     async def ingest(self, requests: int) -> float:
         """Pictures a second with as many requests in flight as keep it busy."""
@@ -67,18 +71,11 @@ class Asker:
 
     async def decode(self, answers: int, tokens: int) -> dict[str, float]:
         """Milliseconds a token for so many answers over 16 pictures each, while all of them run."""
-        began = time.perf_counter()
-
-        async def one() -> list[float]:
-            offset = time.perf_counter() - began
-            return [offset + at for at in await self.ask(self.fresh(16), tokens)]
-
-        told = await asyncio.gather(*(one() for _ in range(answers)))
-        start, stop = max(each[min(SKIPPED, len(each) - 1)] for each in told), min(each[-1] for each in told)
-        first = [at for at in told[0] if start <= at <= stop]
-        gaps = [b - a for each in told for a, b in pairwise(each) if start <= a and b <= stop]
+        told = await asyncio.gather(*(self.told(self.fresh(16), tokens) for _ in range(answers)))
+        running = [each[min(SKIPPED, len(each) - 1) :] for each in told]
+        gaps = [b - a for each in running for a, b in pairwise(each)]
         return {
-            "step_ms": round(1e3 * (first[-1] - first[0]) / max(len(first) - 1, 1), 2),
+            "step_ms": round(1e3 * together(running), 2),
             "gap_p50_ms": round(1e3 * percentile(gaps, 0.5), 2),
             "gap_p99_ms": round(1e3 * percentile(gaps, 0.99), 2),
         }

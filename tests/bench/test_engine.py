@@ -85,10 +85,10 @@ def test_a_first_token_through_the_gateway(tmp_path: Path) -> None:
 def test_changed_blocks_are_counted_on_what_the_cameras_see(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     for number in range(4):
-        wall = np.full((96, 96, 3), 90, np.uint8)
+        wall = np.full((120, 120, 3), 90, np.uint8)
         wall[8 * number : 8 * number + 24, 10:40] = chance.integers(0, 256, 3)
         Image.fromarray(wall).save(tmp_path / f"{number}.jpg", quality=95)
-    told = changed_blocks(Crops(tmp_path, 84), Load(), pictures=12, cameras=2)
+    told = changed_blocks(Crops(tmp_path, 112), Load(), pictures=12, cameras=2)
     assert told["changed_blocks_kept"] >= 0.99
     assert told["kept"] < 0.6
     assert set(ARMS) >= {"ingest", "vllm"}

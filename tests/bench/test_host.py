@@ -5,7 +5,7 @@ import math
 import psutil
 import pytest
 
-from bench.host import cpu_seconds, percentile, slope, tree_bytes
+from bench.host import cpu_seconds, percentile, slope, together, tree_bytes
 
 pytestmark = pytest.mark.unit
 
@@ -28,3 +28,8 @@ def test_this_process_has_memory_and_used_its_processor() -> None:
     me = psutil.Process()
     assert tree_bytes(me) > 1 << 20
     assert cpu_seconds(me) > 0
+
+
+def test_a_step_is_the_distance_of_moments_while_all_streams_run() -> None:
+    assert together([[0.0, 1.0, 1.5, 2.0, 2.5, 9.0], [0.9, 2.6]]) == 0.5
+    assert math.isnan(together([[0.0, 1.0], [2.0, 3.0]]))

@@ -13,7 +13,7 @@ import pytest
 
 from bench.camera import Album, Blocks
 from bench.random_model import TINY
-from bench.vllm_arm import VllmFailed, VllmPlace, measured
+from bench.vllm_arm import VllmFailed, VllmPlace, eight_bits, measured
 from bench.vllm_client import AGES, Asker
 
 pytestmark = pytest.mark.e2e
@@ -35,8 +35,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         self.wfile.write(b"data: [DONE]\\n\\n")
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
 port = int(sys.argv[sys.argv.index("--port") + 1])
-ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+Server(("127.0.0.1", port), Handler).serve_forever()
 """
 PACKAGE = {
     "__init__.py": "class SamplingParams:\n    def __init__(self, **given): pass\n",
@@ -60,23 +63,28 @@ def stand_in(tmp_path: Path) -> VllmPlace:
         path = tmp_path / "vllm" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return VllmPlace(str(tmp_path), TINY, configurations=(0, 1), requests=2, sessions=False, makers=0)
+    return VllmPlace(str(tmp_path), TINY, configurations=(0, 1), requests=2, makers=0)
 
 
 def test_the_best_configuration_counts_and_says_how_it_was_started(stand_in: VllmPlace) -> None:
-    found = measured(stand_in, 56)
+    better = {"ingest_fps": 1e9, "version": "before", "options": ["--api-server-count", "1"]}
+    before = {**better, "configurations": [{"command": "other", "ingest_fps": 1e9}]}
+    found = measured(stand_in, 56, {})
     assert found["version"] == "stand-in"
     assert found["ingest_fps"] == max(each["ingest_fps"] for each in found["configurations"])
     assert [each["command"].count("--api-server-count") for each in found["configurations"]] == [1, 1]
-    assert found["fp8"]["command"].endswith("--quantization fp8")
     assert [look["pictures"] for look in found["session"]] == list(AGES)
-    assert found["decode"]["32"]["step_ms"] >= 0
+    assert set(found["decode"]) == {"1", "32"}
+    again = measured(replace(stand_in, configurations=(2,)), 56, before)
+    assert (again["version"], len(again["configurations"])) == ("before", 2)
+    eight = eight_bits(stand_in, 56, found)["fp8"]
+    assert eight["command"].endswith("--quantization fp8")
 
 
 def test_a_server_that_does_not_start_says_why(stand_in: VllmPlace) -> None:
     Path(stand_in.path, "vllm", "entrypoints", "cli", "main.py").write_text("raise SystemExit('no such card')")
     with pytest.raises(VllmFailed, match="no such card"):
-        measured(replace(stand_in, configurations=(0,)), 56)
+        measured(replace(stand_in, configurations=(0,)), 56, {})
 
 
 async def test_no_picture_is_sent_twice_unless_the_session_is() -> None:
