@@ -62,6 +62,7 @@ class Worker:
         self._draining = False
         self._stopping = asyncio.Event()
         self._load = Load()
+        self._effort = 1.0  # what sessions' frames take of late, of what whole ones do
         self._accused: set[str] = set()  # sessions whose work was under way when the engine ended
 
     @property
@@ -118,6 +119,8 @@ class Worker:
 
     async def _hear_engine(self) -> None:
         async for event in self._engine.events():
+            if isinstance(event, Stats):
+                self._effort = event.stats.effort
             if isinstance(event, Ready | Stats | Failed | Working):
                 continue
             owner = self._engine_ids.get(event.session_id)
@@ -238,7 +241,8 @@ class Worker:
 
     def _card(self) -> WorkerCard:
         rates = [owner.lease.spec.fps for owner in self._owned.values()]
-        most = sessions_admitted(rates, self._engine.ready.frame_seconds, self._settings.max_sessions)
+        frame_seconds = self._effort * self._engine.ready.frame_seconds
+        most = sessions_admitted(rates, frame_seconds, self._settings.max_sessions)
         return WorkerCard(
             worker_id=self._worker_id,
             model=self._engine.ready.card,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean
 
 from protocol.messages import ModelCard
 from workers.engine.answers import Emit, Voice
@@ -131,6 +132,7 @@ class Engine:
             vision_seconds=counters.vision_seconds,
             decoder_seconds=counters.decoder_seconds,
             queued_frames=sum(len(session.frames) for session in self.sessions.values()),
+            effort=fmean(map(self._effort, self.sessions.values())) if self.sessions else 1.0,
         )
 
     def step(self) -> bool:
@@ -222,10 +224,16 @@ class Engine:
         for session in live:
             self._governor.late(session.late)
             session.late = 0
-        caps = self._governor.review(self._now(), {session.id: self._settings.frame_seconds for session in live})
+        whole = self._settings.frame_seconds
+        caps = self._governor.review(self._now(), {session.id: whole * self._effort(session) for session in live})
         for session in live:
             if session.id in caps:
                 session.cap(caps[session.id])
+
+    def _effort(self, session: Session) -> float:
+        """Of the work that a whole frame is, what the session's frames are of late."""
+        shares, tokens, picture = session.frames.shares, self._eye.tokens, self._settings.picture_tokens
+        return (shares.tokens * tokens + shares.picture * picture) / (tokens + picture)
 
     def _changes(self, wanted: bool | None) -> ChangeFilter | None:
         """What drops redundancy, where a session wants that or, None, the engine is set to it."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from workers.engine.messages import PushFrame
 from workers.perception.changes import ChangeFilter, Look, Patches, Reference, Sight
 from workers.perception.glimpses import Change
 from workers.perception.vision import Features
+
+_NEWEST = 0.1  # what the newest frame counts of what frames take of late
 
 
 @dataclass(slots=True)
@@ -44,6 +47,20 @@ class Frame:
         return self.height * self.width if self.sight is None else self.sight.tokens
 
 
+class Shares(NamedTuple):
+    """How much of their tokens was written, and of their pictures encoded, of frames of late; newer ones count more."""
+
+    tokens: float = 1.0
+    picture: float = 1.0
+
+    def after(self, frame: Frame) -> Shares:
+        tokens, picture = frame.tokens / (frame.height * frame.width), frame.share if frame.tokens else 0.0
+        return Shares(
+            self.tokens + _NEWEST * (tokens - self.tokens),
+            self.picture + _NEWEST * ((1.0 if picture is None else picture) - self.picture),
+        )
+
+
 class Incoming:
     """A queue of frames. Whoever takes one says by `written` or `lost` what became of it."""
 
@@ -52,6 +69,7 @@ class Incoming:
         the trunk are not counted on any more, -1 for none.
         """
         self._changes, self._faded = changes, faded
+        self.shares = Shares()
         self._frames: deque[Frame] = deque()
         self._reference: Reference | None = None
 
@@ -82,6 +100,7 @@ class Incoming:
 
     def written(self, frame: Frame) -> None:
         """The trunk has what the frame brought."""
+        self.shares = self.shares.after(frame)
         if frame.sight is not None:
             self._reference = frame.sight.reference
 

@@ -205,7 +205,7 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since start, sent about once a second."""
+    """Counters since start, sent about once a second; `effort` is what frames take of late, of what whole ones do."""
 
     steps: int
     frames: int
@@ -216,6 +216,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True):
     vision_seconds: float
     decoder_seconds: float
     queued_frames: int
+    effort: float = 1.0
 
 
 class Stats(Message, frozen=True, kw_only=True, tag="stats"):

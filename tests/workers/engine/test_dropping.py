@@ -257,3 +257,21 @@ def test_a_session_may_ask_for_dropping_or_against_it(
         push(r, n * 1000)
     r.run()
     assert [tokens for _, tokens in grids(r)] == ([16, 16] if kept else [16])
+
+
+def test_what_frames_take_is_told_of_what_whole_ones_would(windowed: Checkpoint) -> None:
+    r = Rig(windowed, EngineSettings(drop_threshold=THRESHOLD, pool_tokens=1024, picture_tokens=16.0))
+    assert r.engine.stats.effort == 1.0
+    r.open()
+    push(r, 0)
+    r.run()
+    assert r.engine.stats.effort == pytest.approx(1.0)
+    for n in range(1, 80):
+        push(r, n * 1000, *([3] if n % 2 else []))
+        r.run()
+    one_patch = (1 / 16 + 1 / 4) / 2
+    assert one_patch <= r.engine.stats.effort < 2 * one_patch  # what is about to leave the trunk comes again
+    for n in range(80, 160):
+        push(r, n * 1000, *([3] if n == 80 else []))
+        r.run()
+    assert r.engine.stats.effort < 0.05
