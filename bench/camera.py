@@ -139,20 +139,15 @@ def _to_and_fro(number: int, count: int) -> int:
     return count - 1 - abs(number % turn - (count - 1)) if count > 1 else 0
 
 
-def write_frames(video: Path, folder: Path, fps: float = 1.0) -> int:
+def write_frames(source: Path, folder: Path, fps: float = 1.0) -> int:
     """A video's pictures as JPEG files, `fps` of them a second. Returns how many."""
-    import av
+    from bench.dropping import video
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with av.open(str(video)) as source:
-        every = max(1, round(float(source.streams.video[0].average_rate or fps) / fps))
-        for number, frame in enumerate(source.decode(video=0)):
-            if number % every == 0:
-                picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
-                picture.save(folder / f"{written:05}.jpg", "JPEG", quality=95)
-                written += 1
-    return written
+    frames = video(source, fps)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:05}.jpg", "JPEG", quality=95)
+    return len(frames)
 
 
 def main() -> None:

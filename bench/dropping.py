@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,6 +58,8 @@ class Outcome:
 
 def video(path: Path, fps: float) -> list[Picture]:
     """A video's pictures RGB [height, width, 3], `fps` a second."""
+    import av
+
     with av.open(str(path)) as source:
         every = max(1, round(float(source.streams.video[0].average_rate or fps) / fps))
         frames = (frame.to_ndarray(format="rgb24") for frame in source.decode(video=0))
