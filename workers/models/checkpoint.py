@@ -11,7 +11,7 @@ from torch import Tensor
 from workers.core import ALONE, Team
 from workers.models.chat import Chat
 from workers.models.config import ModelConfig, read_section
-from workers.models.eightbit import ScaledLinear, Weights, convert
+from workers.models.eightbit import ScaledExperts, ScaledLinear, Weights, convert
 from workers.models.errors import CheckpointError
 from workers.models.families import Family, family_of
 from workers.models.model import VisionLanguageModel, empty_model
@@ -118,6 +118,8 @@ def _put(model: VisionLanguageModel, place: Placement, tensor: Tensor) -> None:
     layer = model.get_submodule(place.parameter.rpartition(".")[0])
     if isinstance(layer, ScaledLinear) and place.parameter.endswith(".weight"):
         layer.fill(place.start, tensor)
+    elif isinstance(layer, ScaledExperts):
+        layer.fill(place.parameter.rpartition(".")[2], tensor)
     else:
         place.of(model.get_parameter(place.parameter)).copy_(tensor)
 

@@ -1,6 +1,6 @@
 """Weights in eight bits: products of rows and matrices that are both scaled row by row (W8A8, FP8).
 
-Kept in full are the embeddings, the head, the router of experts and the experts themselves.
+Kept in full are the embeddings, the head and the router of experts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from workers.core import FLOAT8
 from workers.models.errors import UnsupportedModel
-from workers.models.fusion import Rows, Scaled, scaled
+from workers.models.experts import Experts, multiply_groups
+from workers.models.fusion import Rows, Scaled, gated_scaled, scaled
 
 Weights = Literal["fp8"]
 
@@ -68,6 +69,55 @@ class ScaledLinear(nn.Module):
         return (out if self.bias is None else out + self.bias.float()).to(self._kind)
 
 
+class ScaledExperts(nn.Module):
+    """In place of Experts; each expert's outputs have scales of their own."""
+
+    gate_up_proj: nn.Parameter
+    down_proj: nn.Parameter
+    gate_up_scale: Tensor  # float32 [experts, outputs]
+    down_scale: Tensor
+
+    def __init__(self, layer: Experts) -> None:
+        """With that layer's weights."""
+        super().__init__()
+        self._kind = layer.down_proj.dtype
+        for name in ("gate_up", "down"):
+            weight = layer.get_parameter(f"{name}_proj").detach()
+            # In memory outputs come before inputs, as the matrix units take eight bits alone.
+            upright = torch.empty_like(weight.mT, dtype=FLOAT8, memory_format=torch.contiguous_format)
+            self.register_parameter(f"{name}_proj", nn.Parameter(upright.mT, requires_grad=False))
+            self.register_buffer(f"{name}_scale", torch.empty(upright.shape[:2], device=weight.device))
+            self.fill(f"{name}_proj", weight)
+
+    @torch.no_grad()
+    def fill(self, name: str, weight: Tensor) -> None:
+        """Replaces the weight `name` by another [experts, inputs, outputs]."""
+        device = self.down_scale.device if name == "down_proj" else self.gate_up_scale.device
+        values, scale = scaled(weight.to(device).mT)
+        self.get_parameter(name).copy_(values.mT)
+        self.get_buffer(name.replace("_proj", "_scale")).copy_(scale[..., 0])
+
+    def forward(self, x: Tensor, rows: Tensor, stops: Tensor) -> Tensor:
+        """As Experts do."""
+        values, scale = scaled(x)
+        chosen = Scaled(values.view(torch.uint8)[rows].view(FLOAT8), scale[rows])
+        gate_up = self._product(chosen, self.gate_up_proj, self.gate_up_scale, stops)
+        return self._product(gated_scaled(gate_up), self.down_proj, self.down_scale, stops)
+
+    def _product(self, rows: Scaled, weights: Tensor, weights_scale: Tensor, stops: Tensor) -> Tensor:
+        values, scale = rows
+        _, inputs, outputs = weights.shape
+        if not len(values):
+            return scale.new_empty(0, outputs, dtype=self._kind)
+        if values.is_cuda and self._kind == torch.bfloat16 and inputs % _ALIGNED == outputs % _ALIGNED == 0:
+            scales, kind = (scale[:, 0], weights_scale), self._kind
+            return torch._scaled_grouped_mm(
+                values, weights, *scales, offs=stops.int(), out_dtype=kind, use_fast_accum=True
+            )
+        exact = weights.float() * weights_scale.unsqueeze(1)
+        return multiply_groups(values.float() * scale, exact, stops).to(self._kind)
+
+
 def in_eight_bits(layer: nn.Module) -> bool:
     """Whether a layer takes rows that are scaled already."""
     return isinstance(layer, ScaledLinear)
@@ -80,6 +130,9 @@ def convert(model: nn.Module) -> None:
             if isinstance(layer, nn.Linear) and name not in _KEPT:
                 check(layer.weight.device)
                 setattr(parent, name, ScaledLinear(layer))
+            elif isinstance(layer, Experts):
+                check(layer.down_proj.device)
+                setattr(parent, name, ScaledExperts(layer))
 
 
 def check(device: torch.device) -> None:

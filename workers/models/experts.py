@@ -18,9 +18,12 @@ class Experts(nn.Module):
         for weight in (self.gate_up_proj, self.down_proj):
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
-    def forward(self, x: Tensor, stops: Tensor) -> Tensor:
-        """Rows [n, size] through their experts: expert i takes those from `stops[i - 1]` (or 0) to `stops[i]` - 1."""
-        return multiply_groups(gated(multiply_groups(x, self.gate_up_proj, stops)), self.down_proj, stops)
+    def forward(self, x: Tensor, rows: Tensor, stops: Tensor) -> Tensor:
+        """The `rows` int64 [n] of x [..., size] through their experts.
+
+        Expert i takes those from `stops[i - 1]` (or 0) to `stops[i]` - 1.
+        """
+        return multiply_groups(gated(multiply_groups(x[rows], self.gate_up_proj, stops)), self.down_proj, stops)
 
 
 class MixtureOfExperts(nn.Module):
@@ -43,7 +46,7 @@ class MixtureOfExperts(nn.Module):
         sorted_experts, order = experts.flatten().sort(stable=True)
         every = torch.arange(self.gate.out_features, device=x.device)
         stops = torch.searchsorted(sorted_experts, every, right=True)
-        outputs = self.experts(x[order // self._chosen], stops)
+        outputs = self.experts(x, order // self._chosen, stops)
         # Gathered and summed in each token's own order, since sums by atomic adds would differ from run to run.
         outputs = outputs[order.argsort()].view(len(x), self._chosen, x.shape[-1])
         return torch.bmm(scores.unsqueeze(1), outputs).squeeze(1)

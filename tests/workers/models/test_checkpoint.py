@@ -218,3 +218,12 @@ def test_matrices_in_eight_bits_where_they_are_asked_for(folder: Path) -> None:
         scale = eight.model.get_buffer(name.removesuffix("weight") + "scale")
         there = eight.model.get_parameter(name).float() * scale.T
         torch.testing.assert_close(there, plain.model.get_parameter(name), rtol=1 / 16, atol=1e-4)
+
+
+def test_experts_in_eight_bits_where_they_are_asked_for(tiny_qwen3vl: Callable[..., Any]) -> None:
+    folder = tiny_qwen3vl(seed=6, experts=True).folder
+    eight = open_checkpoint(folder, weights="fp8").model
+    later = open_checkpoint(folder, load=load_model, weights="fp8").model.state_dict()
+    assert all(torch.equal(tensor, later[name]) for name, tensor in eight.state_dict().items())
+    weight = eight.get_parameter("decoder.layers.0.mlp.experts.down_proj")
+    assert (weight.shape, weight.dtype, weight.stride(1)) == ((6, 48, 128), torch.float8_e4m3fn, 1)

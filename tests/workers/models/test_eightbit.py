@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from tests.workers.models.shapes import EXPERTS, QWEN3VL, QWEN25VL
 from workers.core import FLOAT8
 from workers.models import eightbit
-from workers.models.config import ModelConfig
-from workers.models.eightbit import ScaledLinear, convert, in_eight_bits
+from workers.models.config import ExpertsConfig, ModelConfig
+from workers.models.eightbit import ScaledExperts, ScaledLinear, convert, in_eight_bits
 from workers.models.errors import UnsupportedModel
-from workers.models.fusion import scaled
+from workers.models.experts import Experts, multiply_groups
+from workers.models.fusion import Scaled, gated_scaled, scaled
 from workers.models.model import VisionLanguageModel
 
 GPU = [
@@ -88,7 +89,7 @@ def test_rows_of_the_weight_can_be_filled_piece_by_piece() -> None:
 
 @pytest.mark.unit
 @pytest.mark.parametrize("config", [QWEN25VL, QWEN3VL, EXPERTS], ids=lambda config: config.family)
-def test_a_model_is_converted_but_for_its_head_embeddings_and_experts(config: ModelConfig) -> None:
+def test_a_model_is_converted_but_for_its_head_embeddings_and_routers(config: ModelConfig) -> None:
     model = VisionLanguageModel(config)
     convert(model)
     kept = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
@@ -99,7 +100,33 @@ def test_a_model_is_converted_but_for_its_head_embeddings_and_experts(config: Mo
     assert all(in_eight_bits(layer) for layer in attention)
     assert model.decoder.embed_tokens.weight.dtype == torch.float32
     eight = sum(weight.numel() for weight in model.parameters() if weight.dtype == FLOAT8)
-    assert eight > (0.1 if config.text.experts else 0.5) * sum(weight.numel() for weight in model.parameters())
+    assert eight > 0.5 * sum(weight.numel() for weight in model.parameters())
+
+
+@DEVICES
+@torch.inference_mode()
+def test_experts_take_their_rows_as_in_full(device: str) -> None:
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    layer = Experts(256, ExpertsConfig(5, chosen=2, intermediate_size=96)).to(device, kind)
+    x, rows = torch.randn(40, 256).to(device, kind), torch.randint(40, (70,), device=device)
+    stops = torch.tensor([3, 3, 30, 69, 70], device=device)
+    eight = ScaledExperts(layer)
+    out = eight(x, rows, stops)
+    assert out.dtype == kind
+    assert 1e-3 < distance(out.cpu(), layer(x, rows, stops).cpu()) < 0.1
+    there = Scaled(*(part[rows.cpu()] for part in scaled(x.cpu().float())))
+    gate_up = multiply_groups(exact(there), in_full(eight.gate_up_proj, eight.gate_up_scale), stops.cpu())
+    reference = multiply_groups(exact(gated_scaled(gate_up)), in_full(eight.down_proj, eight.down_scale), stops.cpu())
+    assert distance(out.cpu(), reference) < (3e-2 if device == "cuda" else 1e-6)
+    assert eight(x, rows[:0], torch.zeros_like(stops)).shape == (0, 256)
+
+
+def exact(rows: Scaled) -> Tensor:
+    return rows.values.float() * rows.scale
+
+
+def in_full(weight: Tensor, scale: Tensor) -> Tensor:
+    return (weight.float() * scale.unsqueeze(1)).cpu()
 
 
 @pytest.mark.unit
