@@ -150,7 +150,7 @@ class Driver:
 def traced(checkpoint: Checkpoint, seconds: float, bench: Bench) -> tuple[dict[str, Any], StepCosts]:
     """Real and simulated step times under the same arrivals."""
     settings = bench.settings
-    costs = fitted(Calibration(checkpoint, settings, bench.clock).steps())
+    costs = fitted(Calibration(checkpoint, settings, bench.clock, ahead=False).steps())
     limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
     tokens = (checkpoint.pixels.side // checkpoint.pixels.factor) ** 2
     load = Load(

@@ -82,7 +82,7 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
     settings = EngineSettings(
         name=folder.name if Path(arguments.model).expanduser().is_dir() else arguments.model,
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
-        step_tokens=arguments.step_tokens or (2_048 if cuda or target else 128),
+        step_tokens=arguments.step_tokens or (4_096 if target else 2_048 if cuda else 128),
         step_pictures=arguments.step_pictures or (16 if cuda or target else 1),
         kv_dtype=arguments.kv_dtype,
         head_groups=arguments.head_groups,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from tests.workers.engine.rig import Rig
 from workers.engine.calibration import SESSIONS, Calibration, calibrated
-from workers.engine.costs import fitted
+from workers.engine.costs import StepCounts, fitted
+from workers.engine.engine import Engine
 from workers.engine.fairness import REVIEW_S
 from workers.engine.messages import EngineNotice, FrameTaken
 from workers.engine.settings import EngineSettings
@@ -40,6 +42,45 @@ def test_all_kinds_of_steps_are_measured(checkpoint: Checkpoint) -> None:
     assert all(each.tokens >= each.answers for each in counts)
     assert all(seconds == pytest.approx(1e-3) for _, seconds in steps)
     assert fitted(steps).seconds(counts[0]) == pytest.approx(1e-3, rel=0.05)
+
+
+class Busy:
+    """A device that goes on while the host plans, as its clock shows; planning a step takes the host a millisecond."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.now = self.ends = 0.0
+        self._engine, self._step = engine, engine.step
+
+    @staticmethod
+    def cost(counts: StepCounts) -> float:
+        return 3e-3 * counts.passes + 2e-4 * counts.tokens + 5e-3 * counts.pictures
+
+    def step(self) -> bool:
+        before = replace(self._engine.counters)
+        busy, counts = self._step(), self._engine.counters.since(before)
+        if counts.passes:
+            launched, last = self.now + 1e-3, self.ends
+            self.ends = max(launched, last) + self.cost(counts)
+            self.now = max(launched, last)
+        return busy
+
+    def done(self) -> None:
+        self.now = max(self.now, self.ends)
+
+
+def test_where_the_host_is_ahead_steps_take_what_they_take_the_device(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = Calibration(checkpoint, SETTINGS, lambda: device.now, ahead=True)
+    device = Busy(calibration._engine)
+    monkeypatch.setattr(calibration._engine, "step", device.step)
+    monkeypatch.setattr(calibration, "_device_done", device.done)
+    steps = calibration.steps(rounds=2)
+    assert len(steps) > 50
+    assert all(seconds == pytest.approx(Busy.cost(counts)) for counts, seconds in steps)
+    counts = [each for each, _ in steps]
+    assert {each.pictures for each in counts} >= {0, 1, SESSIONS}
+    assert any(each.answers and each.pictures for each in counts)
 
 
 @pytest.mark.parametrize("target", [1e-6, 100.0])
