@@ -110,9 +110,9 @@ class ScaledExperts(nn.Module):
         if not len(values):
             return scale.new_empty(0, outputs, dtype=self._kind)
         if values.is_cuda and self._kind == torch.bfloat16 and inputs % _ALIGNED == outputs % _ALIGNED == 0:
-            scales, kind = (scale[:, 0], weights_scale), self._kind
+            offs, kind = stops.int(), self._kind
             return torch._scaled_grouped_mm(
-                values, weights, *scales, offs=stops.int(), out_dtype=kind, use_fast_accum=True
+                values, weights, scale[:, 0], weights_scale, offs, out_dtype=kind, use_fast_accum=True
             )
         exact = weights.float() * weights_scale.unsqueeze(1)
         return multiply_groups(values.float() * scale, exact, stops).to(self._kind)
