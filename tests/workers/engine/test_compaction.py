@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tests.workers.engine.rig import Rig
-from workers.core import Kind, KVStore, Turn
-from workers.memory.compaction import Gathering, gather
+from workers.core import Kind
+from workers.engine.watch import Unmoved
+from workers.memory.compaction import Gathering
 
 pytestmark = pytest.mark.unit
 
@@ -99,20 +100,22 @@ def test_survivors_stand_where_their_facts_say(rig: Callable[..., Rig]) -> None:
         torch.testing.assert_close(stored[0][token], stored[1][token], atol=1e-4, rtol=1e-4)
 
 
-def test_sessions_that_are_full_are_compacted_in_one_go(
-    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together: list[int] = []
+class Counting(Unmoved):
+    """How many trunks were gathered for in one go, each time."""
 
-    def counting(store: KVStore, turn: Turn, jobs: list[Gathering]) -> list[Tensor]:
-        together.append(len(jobs))
-        return gather(store, turn, jobs)
+    def __init__(self) -> None:
+        self.together: list[int] = []
 
-    monkeypatch.setattr("workers.memory.trunk.gather", counting)
-    r = rig(pool_tokens=4096)
+    def gathered(self, jobs: Sequence[Gathering], told: Sequence[Tensor]) -> None:
+        self.together.append(len(jobs))
+
+
+def test_sessions_that_are_full_are_compacted_in_one_go(rig: Callable[..., Rig]) -> None:
+    counting = Counting()
+    r = rig({"watch": counting}, pool_tokens=4096)
     names = ("a", "b", "c")
     for name in names:
         r.open(name, policy="infinipot", budget_tokens=400)
     stream(r, 40, *names)
-    assert together
-    assert set(together) == {3}
+    assert counting.together
+    assert set(counting.together) == {3}
