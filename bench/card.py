@@ -168,6 +168,7 @@ class Card:
         self, sessions: int, pictures_a_step: int, view: View | None = None, threshold: int = 0
     ) -> Iterator[Streams]:
         """Sessions whose trunks are full."""
+        gc.collect()  # the engine before this one gives its memory back
         load = self._load
         settings = EngineSettings(
             pool_tokens=sessions * self.budget + _RESERVE,
@@ -186,7 +187,6 @@ class Card:
         self._settle()
         yield streams
         streams.close()
-        gc.collect()
 
     @property
     def _side(self) -> int:
