@@ -44,7 +44,7 @@ class Placement:
         side by side, are divided each for itself.
         """
         sides = 2 if self.parameter.endswith(".experts.gate_up_proj") else 1
-        apart = whole.unflatten(-1, (sides, -1))
+        apart = whole.reshape(*whole.shape[:-1], sides, -1)
         for side, size in enumerate((*self.shape[:-1], sides, self.shape[-1] // sides)):
             if apart.shape[side] != size:
                 apart = apart.narrow(side, rank * size, size)

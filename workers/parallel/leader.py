@@ -166,8 +166,15 @@ def _look(frame: PushFrame, change: Change | None, rank: int, name: int) -> Look
 
 
 def _job(job: Gathering) -> Job:
-    tables = (Array.of(each) for each in (job.sources, job.targets, job.turns, job.recent, job.recent_told))
-    return Job(*tables, job.places, rank_name(job.rank))
+    return Job(
+        Array.of(job.sources),
+        Array.of(job.targets),
+        Array.of(job.turns),
+        Array.of(job.recent),
+        Array.of(job.recent_told),
+        job.places,
+        rank_name(job.rank),
+    )
 
 
 def _table(table: NDArray[Any]) -> Array:

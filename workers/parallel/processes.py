@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 import torch
-from torch.distributed import FileStore
+from torch._C._distributed_c10d import FileStore
 
 from workers.core import Team
 from workers.engine.device import Pixels

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup, ProcessGroupGloo, Store, Work
-from torch.distributed.distributed_c10d import AllgatherOptions, AllreduceOptions, BroadcastOptions
+from torch._C._distributed_c10d import (
+    AllgatherOptions,
+    AllreduceOptions,
+    BroadcastOptions,
+    ProcessGroupGloo,
+    Store,
+    Work,
+)
 
 PATIENCE_S = 600.0  # a rank may load its share for so long; that one is gone, others see sooner
 
-Collectives = ProcessGroup | ProcessGroupGloo
+
+class Collectives(Protocol):
+    """What all process groups have, though torch's types say so of some alone."""
+
+    def rank(self) -> int: ...
+
+    def size(self) -> int: ...
+
+    def allreduce(self, tensors: list[Tensor], opts: AllreduceOptions) -> Work | None: ...
+
+    def broadcast(self, tensors: list[Tensor], opts: BroadcastOptions) -> Work | None: ...
+
+    def _allgather_base(self, output: Tensor, input: Tensor, opts: AllgatherOptions) -> Work | None: ...
 
 
 class Ranks:
@@ -52,7 +71,7 @@ def ranks_on_cpu(store: Store, rank: int, size: int, patience_s: float = PATIENC
     options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout = timedelta(seconds=patience_s)
     options._threads = 1
-    return Ranks(ProcessGroupGloo(store, rank, size, options))
+    return Ranks(cast(Collectives, ProcessGroupGloo(store, rank, size, options)))
 
 
 def ranks_on_cuda(store: Store, rank: int, size: int) -> Ranks:
@@ -60,7 +79,7 @@ def ranks_on_cuda(store: Store, rank: int, size: int) -> Ranks:
     device = torch.device("cuda", torch.cuda.current_device())
     timeout = timedelta(seconds=PATIENCE_S)
     dist.init_process_group("nccl", store=store, rank=rank, world_size=size, timeout=timeout, device_id=device)
-    return Ranks(dist.distributed_c10d._get_default_group())
+    return Ranks(cast(Collectives, dist.distributed_c10d._get_default_group()))
 
 
 def _done(work: Work | None) -> None:

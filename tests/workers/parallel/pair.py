@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed import HashStore
+from torch._C._distributed_c10d import HashStore
 
 from tests.workers.engine.rig import Rig
 from workers.core import Team

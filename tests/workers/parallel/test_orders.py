@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_a_link_brings_orders_in_pieces_of_any_size() -> None:
     with ours, theirs:
         links = Links([ours])
         received = Link(theirs).orders()
-        sender = threading.Thread(target=lambda: [links.send(order) for order in orders])
+        sender = threading.Thread(target=lambda: deque(map(links.send, orders)))
         sender.start()
         assert [next(received) for _ in orders] == orders
         sender.join()

@@ -46,7 +46,7 @@ async def answer(folder: Path, ranks: int, device: str) -> QuestionDone:
             client.pixels(slot, 112, 112)[:] = picture(t_ms)
             frame = PushFrame(session_id="s", sequence=t_ms, t_ms=t_ms, slot=slot, width=112, height=112, deadline=FAR)
             await client.send(frame)
-        done = await until(client, QuestionDone)
+        done: QuestionDone = await until(client, QuestionDone)
         others = followers(client)
         assert len(others) == ranks - 1
         await client.close()

@@ -21,7 +21,7 @@ from workers.models.sharding import share_of as text_share
 
 pytestmark = pytest.mark.unit
 
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen25vl": ("tiny_qwen25vl", {}),
     "qwen3vl": ("tiny_qwen3vl", {}),
     "experts": ("tiny_qwen3vl", {"experts": True}),
