@@ -8,6 +8,7 @@ pytestmark = pytest.mark.unit
 
 # Tests of what only a GPU has, each with the test of its module that asks the same of the reference.
 COUNTERPARTS = {
+    "test_arms_on_a_gpu": "test_arms_of_several_calls_stand_in_one_file",
     "test_cuda_runs_without_waiting_and_agrees_with_the_processor": "test_half_precision_stays_close",
     "test_cuda_agrees_with_the_processor_and_with_itself": "test_each_token_goes_through_its_own_experts",
     "test_half_precision_on_a_gpu_is_for_flashinfer": "test_the_pool_decides_which_implementation_serves_it",
