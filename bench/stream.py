@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -52,6 +53,8 @@ class Streams:
         self._slot, self._chance = 0, Random(0)
         self.engine = Engine(checkpoint, settings, lambda frame: self._pixels[frame.slot], self._hear)
         self.engine.warm()
+        gc.collect()
+        gc.freeze()  # as the engine's own process does
 
     def open(self, name: str, budget_tokens: int, policy: str = "window") -> None:
         opening = OpenSession(
@@ -65,6 +68,7 @@ class Streams:
             self.engine.handle(CloseSession(session_id=name))
         self._clocks.clear()
         self._threads.shutdown(cancel_futures=True)
+        gc.unfreeze()
 
     def push(self, name: str) -> None:
         """The session's next picture, a second after the last, decoded here and now."""

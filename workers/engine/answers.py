@@ -91,19 +91,17 @@ class Answers:
 
         Room is made for all before any is drawn up. Those that find none, or that have come too far, are ended.
         """
-        far = [branch for branch, count in wanted if self._too_far(branch, count)]
+        spans = self._spans(wanted)
+        limit = self._timeline.bounds.trained_length
+        far = [branch for branch, span in spans if branch.reach(span) > limit]
         for branch in far:
             if branch.following is None:
                 self._cut(branch)
-        wanted = [(branch, count) for branch, count in wanted if branch not in far]
-        spans: list[tuple[Branch, Span]] = []
-        room = False
-        while not room:
-            spans = [(branch, self._next(branch, count)) for branch, count in wanted if branch in self.running]
-            need = sum(branch.pages_for(span) for branch, span in spans)
-            room = self._share.free >= need
-            if not room and not self.relieve(need):
+        spans = [(branch, span) for branch, span in spans if branch not in far]
+        while self._share.free < (need := sum(branch.pages_for(span) for branch, span in spans)):
+            if not self.relieve(need):
                 self._cut(max(self.running, key=lambda branch: branch.chain.pages))
+            spans = self._spans([(branch, count) for branch, count in wanted if branch not in far])
         return [Saying(branch, span, *branch.draft(span, self._trunk)) for branch, span in spans]
 
     def said(self, saying: Saying, following: Following | None) -> None:
@@ -166,8 +164,9 @@ class Answers:
         clock = branch.clock.following(self._timeline.clock) if branch.live else branch.clock
         return self._voice.chat.answer(clock, branch.answer[-1:] if branch.following is None else [_UNREAD])
 
-    def _too_far(self, branch: Branch, count: int) -> bool:
-        return branch.reach(self._next(branch, count)) > self._timeline.bounds.trained_length
+    def _spans(self, wanted: Sequence[tuple[Branch, int]]) -> list[tuple[Branch, Span]]:
+        """What branches read next, those that have ended left out."""
+        return [(branch, self._next(branch, count)) for branch, count in wanted if branch in self.running]
 
     def relieve(self, pages: int) -> bool:
         """Makes `pages` pages free: frozen branches go live, oldest first, then the trunk shrinks; whether it did."""

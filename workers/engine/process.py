@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import time
@@ -71,6 +72,8 @@ def serve(peer: socket.socket, make_engine: Callable[[Callable[[Event], None]], 
     link = Link(peer)
     try:
         engine = make_engine(link.send)
+        gc.collect()
+        gc.freeze()  # a collection that looked through all that has been imported and loaded would hold a step up
         link.send(engine.ready)
         _loop(link, engine)
     except PeerGone:
@@ -78,6 +81,8 @@ def serve(peer: socket.socket, make_engine: Callable[[Callable[[Event], None]], 
     except BaseException as error:
         link.send(Failed(message=f"{type(error).__name__}: {error}"))
         raise
+    finally:
+        gc.unfreeze()
 
 
 def _carry_out(command: Command, engine: Engine, link: Link) -> None:

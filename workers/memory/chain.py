@@ -123,7 +123,7 @@ class Chain:
         needs = [self._need(pieces, index) for index in range(len(pieces))]
         taken = self.share.take(sum(count for _, count in needs))
         cuts = np.cumsum([count for _, count in needs])[:-1]
-        pages = tuple(np.split(taken, cuts, axis=-1))
+        pages = (taken,) if len(needs) == 1 else tuple(np.split(taken, cuts, axis=-1))
         slots, tail = [], self.blocks[-1] if self.blocks else None
         for piece, (used, _), fresh in zip(pieces, needs, pages, strict=True):
             room = fresh if used == 0 or tail is None else np.concatenate([tail.pages[:, :, -1:], fresh], axis=-1)

@@ -125,6 +125,7 @@ class Share:
         self.pool, self.ids = pool, ids
         planes = (pool.shape.layers, pool.shape.groups, len(ids))
         self._free = np.broadcast_to(ids[::-1].astype(np.int32), planes).copy()
+        self._none = self._free[:, :, :0].copy()
         self._left = len(ids)
 
     @property
@@ -144,6 +145,8 @@ class Share:
         """`count` free pages [layers, groups, count], held once. PoolExhausted if there are fewer."""
         if count > self._left:
             raise PoolExhausted(f"{count} pages asked for, {self._left} of {self.size} are free")
+        if not count:
+            return self._none
         pages = self._free[:, :, self._left - count : self._left][:, :, ::-1].copy()
         self._left -= count
         self._add(pages, 1)

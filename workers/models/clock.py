@@ -50,7 +50,7 @@ class Clock:
     def text(self, count: int) -> tuple[Positions, "Clock"]:
         """Positions [3, count] of text tokens, and the clock after them."""
         line = np.arange(self.next, self.next + count, dtype=np.int64)
-        return np.tile(line, (3, 1)), replace(self, next=self.next + count)
+        return line[None].repeat(3, axis=0), replace(self, next=self.next + count)
 
     def opened(self, height: int, width: int) -> "Clock":
         """The clock with a new segment of height x width grids, its base being the next position."""
