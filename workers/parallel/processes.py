@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -56,7 +57,10 @@ def follow(peer: socket.socket, place: Place, load: Callable[[Team], Checkpoint]
     watch_over([peer.fileno()], threading.Event())
     try:
         team = join(place)
-        Follower(load(team), team, pixels, link).serve()
+        follower = Follower(load(team), team, pixels, link)
+        gc.collect()
+        gc.freeze()  # as rank 0 does, which would wait for a collection here
+        follower.serve()
     except BaseException as error:
         link.report(Broken(f"{type(error).__name__}: {error}"))
         raise
