@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
@@ -15,7 +15,7 @@ import torch
 from bench.camera import View, makers
 from bench.host import slope
 from bench.load import LiveLoad
-from bench.sessions import Crowd, Seen
+from bench.sessions import Crowd
 from workers.engine.client import ClientLimits, EngineClient
 
 MIB = 2**20
@@ -35,37 +35,50 @@ class Room:
 
 
 async def largest(room: Room, view: View, load: LiveLoad) -> Details:
-    """The largest number of sessions that is carried, found in short trials and then kept for the whole time.
+    """The largest number of sessions that is carried, and what it was like."""
+    trials: list[Details] = []
+    async with _crowd(room, view, load) as (crowd, group, most):
+
+        async def carries(count: int, seconds: float) -> bool:
+            trials.append(await _tried(crowd, group, count, room.fill, replace(load, seconds=seconds)))
+            return not trials[-1]["broken"]
+
+        best = await searched(load, most, carries)
+    return {"sessions": best, "capacity": most, "kept": trials[-1], "trials": trials}
+
+
+async def searched(load: LiveLoad, most: int, carries: Callable[[int, float], Awaitable[bool]]) -> int:
+    """The largest number that `carries` holds of: found in short trials upwards, then kept for the whole time.
 
     Without a step there are no trials: the number that was given is what is tried for the whole time.
     """
-    trials: list[Details] = []
-    samples: list[Sample] = []
-    async with _crowd(room, view, load) as (crowd, group, most):
-        count = min(load.sessions, most)
-        await crowd.grow(group, count, room.fill)
-        best = 0 if load.step else count
-        while count > best and _told(trials, count, await crowd.run(load.trial), load):
-            best, count = count, min(count + load.step, most)
-            await crowd.grow(group, count, room.fill)
-        while best:
-            await crowd.shrink(best)
-            samples, seen = await _watched(crowd, load.seconds)
-            if _told(trials, best, seen, load):
-                break
-            best = max(0, best - max(1, load.step // 2)) if load.step else 0
-    return {"sessions": best, "capacity": most, "kept": trials[-1], "memory": memory(samples), "trials": trials}
+    count = min(load.sessions, most)
+    best = 0 if load.step else count
+    while count > best and await carries(count, load.trial):
+        best, count = count, min(count + load.step, most)
+    while best and not await carries(best, load.seconds):
+        best = max(0, best - max(1, load.step // 2)) if load.step else 0
+    return best
 
 
 async def steady(room: Room, view: View, load: LiveLoad, count: int) -> Details:
     """So many sessions for the whole time."""
-    trials: list[Details] = []
     async with _crowd(room, view, load) as (crowd, group, most):
-        count = min(count, most)
-        await crowd.grow(group, count, room.fill)
-        samples, seen = await _watched(crowd, load.seconds)
-        carried = _told(trials, count, seen, load)
-    return {"sessions": count, "carried": carried, "memory": memory(samples), **trials[-1]}
+        return await _tried(crowd, group, min(count, most), room.fill, load)
+
+
+async def _tried(crowd: Crowd, group: asyncio.TaskGroup, count: int, fill: int, load: LiveLoad) -> Details:
+    """What so many sessions were like, and how the memory was."""
+    await crowd.grow(group, count, fill)
+    await crowd.shrink(count)
+    samples: list[Sample] = []
+    async with asyncio.TaskGroup() as watching:
+        watch = watching.create_task(_watch(samples))
+        seen = await crowd.run(load.seconds)
+        watch.cancel()
+    told = {"sessions": count, **seen.figures(), "broken": seen.broken(load)}
+    print(told, flush=True)
+    return {**told, "memory": memory(samples)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +101,6 @@ def memory(samples: Sequence[Sample]) -> Details:
     return told | {"samples": [asdict(each) for each in samples]}
 
 
-def _told(trials: list[Details], count: int, seen: Seen, load: LiveLoad) -> bool:
-    broken = seen.broken(load)
-    trials.append({"sessions": count, **seen.figures(), "broken": broken})
-    print(trials[-1], flush=True)
-    return not broken
-
-
 @asynccontextmanager
 async def _crowd(room: Room, view: View, load: LiveLoad) -> AsyncIterator[tuple[Crowd, asyncio.TaskGroup, int]]:
     """A crowd without sessions on an engine of its own, and how many of them the engine has room for."""
@@ -107,15 +113,6 @@ async def _crowd(room: Room, view: View, load: LiveLoad) -> AsyncIterator[tuple[
             await crowd.close()
             await engine.close()
             await hearing
-
-
-async def _watched(crowd: Crowd, seconds: float) -> tuple[list[Sample], Seen]:
-    samples: list[Sample] = []
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(_watch(samples))
-        seen = await crowd.run(seconds)
-        watching.cancel()
-    return samples, seen
 
 
 async def _watch(samples: list[Sample]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.camera import Blocks
-from bench.live_arm import Room, Sample, largest, memory, steady
+from bench.live_arm import Room, Sample, largest, memory, searched, steady
 from bench.load import LiveLoad
 from bench.random_model import TINY
 from bench.sessions import Seen
@@ -49,13 +49,36 @@ async def test_the_largest_number_is_looked_for_up_to_the_room_there_is(room: Ro
     assert found["kept"]["frames"] >= 3
     assert found["kept"]["questions"] >= 3
     assert found["kept"]["broken"] == []
-    assert found["memory"]["host_mib"] > 0
+    assert found["kept"]["memory"]["host_mib"] > 0
 
 
 async def test_what_is_not_carried_is_said_so(room: Room) -> None:
     found = await steady(room, Blocks(SIDE), replace(LOAD, age_s=0.0), 2)
-    assert not found["carried"]
     assert found["broken"] == ["a picture was too old"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "whole", "most", "step", "found", "tried"),
+    [
+        (85, 85, 200, 10, 80, [60, 70, 80, 90, 80]),
+        (85, 72, 200, 10, 70, [60, 70, 80, 90, 80, 75, 70]),
+        (500, 500, 75, 10, 75, [60, 70, 75, 75]),
+        (50, 50, 200, 10, 0, [60]),
+        (500, 500, 200, 0, 60, [60]),
+        (50, 50, 200, 0, 0, [60]),
+    ],
+)
+async def test_the_search_goes_up_in_trials_and_down_from_what_does_not_last(
+    trial: int, whole: int, most: int, step: int, found: int, tried: list[int]
+) -> None:
+    asked: list[int] = []
+
+    async def carries(count: int, seconds: float) -> bool:
+        asked.append(count)
+        return count <= (trial if seconds == 40.0 else whole)
+
+    assert await searched(LiveLoad(sessions=60, step=step), most, carries) == found
+    assert asked == tried
 
 
 def test_a_load_is_carried_while_every_promise_holds() -> None:
