@@ -221,20 +221,17 @@ class Simulation:
     ) -> StepCounts:
         going = [answer for answer, goes in zip(running, step.answers, strict=True) if goes]
         pieces = [(answer, piece) for answer, piece in zip(prompts, step.prompts, strict=True) if piece]
-        speaking = {answer.session for answer in going} | {answer.session for answer, _ in pieces}
-        beside = [n for n in written if n not in speaking]
-        first = len(going) + sum(piece for _, piece in pieces) + len(beside) * self._load.tokens
-        passes = [tokens for tokens in (first, (len(written) - len(beside)) * self._load.tokens) if tokens]
+        tokens = len(going) + sum(piece for _, piece in pieces) + len(written) * self._load.tokens
         pairs = sum(piece * self._sessions[answer.session].keys for answer, piece in pieces)
         pairs += sum(self._load.tokens * self._sessions[n].keys for n in written)
         return StepCounts(
-            passes=len(passes),
+            passes=int(bool(tokens)),
             answers=len(going),
-            tokens=sum(passes),
+            tokens=tokens,
             pairs=pairs / 1000,
             batches=int(bool(step.encode)),
             pictures=len(step.encode),
-            short=sum(max(0, FILLING - tokens) for tokens in passes),
+            short=max(0, FILLING - tokens) if tokens else 0,
             keys=sum(self._sessions[answer.session].keys for answer in going) / 1000,
         )
 

@@ -172,6 +172,12 @@ class Session:
             return self.trunk, self.timeline.bounds.pages
         return self.timeline.demand(frame.command.t_ms, frame.height, frame.width, frame.patches)
 
+    @property
+    def fits(self) -> bool:
+        """Whether the next frame can be written as the memory stands."""
+        frame = self.frames.next
+        return frame is not None and self.timeline.fits(frame.command.t_ms, frame.height, frame.width, frame.patches)
+
     def draw_frame(self) -> tuple[Frame, Writing | None]:
         """The next frame, under way; without a writing if the policy makes no room for it, which is reported."""
         frame = self.frames.take()

@@ -1,8 +1,8 @@
 """One step over all sessions: plan, pictures as one batch, then answers, prompts and frames in as few passes as go.
 
-Answers and prompts come first, and together with them the frames of all other sessions: those cost a pass its
-arithmetic, these its reading of the weights. A session that speaks has its frame written after that, since the frame
-may take the place of what the answer still sees.
+Answers and prompts go through the decoder together with frames: these cost a pass its arithmetic, those its reading of
+the weights. Room for the frames is made before that, so that none takes the place of what an answer still sees; where
+more would have to go for the frame of a session that speaks, it is written after what is said.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from workers.engine.answers import Saying
 from workers.engine.batch import Following, Work
 from workers.engine.branch import Branch
 from workers.engine.costs import FILLING, StepCounts
@@ -121,10 +122,10 @@ class Stepper:
         seeing = [frames[place][0] for place in (*step.encode, *step.frames)]
         self._say_whose([*(session for session, _, count in answering if count), *writing, *seeing])
         self._encode([frames[place][1] for place in step.encode])
-        showing, speaking = [frames[place][0] for place in step.frames], {s for s, _, count in answering if count}
-        heard = self._say(answering, [session for session in showing if session not in speaking])
+        heard, behind = self._pass(answering, [frames[place][0] for place in step.frames])
         self._write_texts(writing)
-        self._write_frames([session for session in showing if session in speaking])
+        if behind:
+            self._pass([], behind)
         if not (any(step.answers) or any(step.prompts) or step.encode or step.frames):
             return self._pace.settle()
         self.counters.steps += 1
@@ -165,18 +166,31 @@ class Stepper:
         self._watch.passed(works, logits)
         return logits
 
-    def _say(self, wanted: Sequence[tuple[Session, Branch, int]], beside: Sequence[Session]) -> Heard | None:
-        """Running answers and questions, and the frames of sessions `beside` them, in one pass."""
+    def _pass(
+        self, wanted: Sequence[tuple[Session, Branch, int]], showing: Sequence[Session]
+    ) -> tuple[Heard | None, list[Session]]:
+        """Running answers and questions, and frames beside them; and whose frame has to wait for what is said.
+
+        Memories make room for frames before any answer is drawn up: what goes is seen by none of them. A frame for
+        which more would have to go afterwards, or positions to move, waits for the answers of its session.
+        """
+        with self._timed("compaction_seconds"):
+            shrink([session.demand() for session in showing])
         sayings = []
         for session in dict.fromkeys(session for session, _, _ in wanted):
             mine = [(branch, count) for owner, branch, count in wanted if owner is session and count]
             sayings += [(session, saying) for saying in session.answers.draw(mine)]
-        if not sayings:
-            self._write_frames(beside)
-            return None
-        shown = self._draw_frames(beside)
+        speaking = {session for session, _ in sayings}
+        behind = [session for session in showing if session in speaking and not session.fits]
+        shown = self._draw_frames([session for session in showing if session not in behind])
+        if not (sayings or shown):
+            return None, behind
         logits = self._run([*(saying.work for _, saying in sayings), *(writing.work for _, _, writing in shown)])
         self._commit_frames(shown)
+        return (self._said(sayings, logits) if sayings else None), behind
+
+    def _said(self, sayings: Sequence[tuple[Session, Saying]], logits: Tensor) -> Heard:
+        """What was said is done, and what follows it is drawn."""
         with self._timed("decoder_seconds"):
             heard = [(session, saying) for session, saying in sayings if saying.work.wanted]
             drawn = self._draw(logits, [saying.branch.sampler for _, saying in heard])
@@ -214,16 +228,8 @@ class Stepper:
         for frame, seen in zip(frames, features, strict=True):
             frame.features = seen
 
-    def _write_frames(self, sessions: Sequence[Session]) -> None:
-        shown = self._draw_frames(sessions)
-        if shown:
-            self._run([writing.work for _, _, writing in shown])
-            self._commit_frames(shown)
-
     def _draw_frames(self, sessions: Sequence[Session]) -> list[Shown]:
-        """The next frame of each, under way, in trunks that have made room for them together."""
-        with self._timed("compaction_seconds"):
-            shrink([session.demand() for session in sessions])
+        """The next frame of each, under way."""
         drawn = [(session, *session.draw_frame()) for session in sessions]
         return [(session, frame, writing) for session, frame, writing in drawn if writing is not None]
 

@@ -98,6 +98,13 @@ class Timeline:
         pieces = self._pieces(span, len(span) - tokens, time_ms, patches)
         return self.trunk, self.bounds.pages - self.trunk.pages_for(pieces)
 
+    def fits(self, time_ms: int, height: int, width: int, patches: Patches | None = None) -> bool:
+        """Whether such a frame can be written with nothing going and no position moving for it."""
+        trunk, pages = self.demand(time_ms, height, width, patches)
+        ends = self._frame(time_ms, height, width, patches)(self.clock).clock.next
+        near = not self.bounds.reanchor or ends + self.bounds.reserve <= self.bounds.trained_length
+        return near and trunk.pages <= pages and trunk.free >= self.bounds.pages - pages
+
     def pass_by(self, time_ms: int) -> None:
         """A frame that is like the one before it: time goes on, and nothing is written."""
 
