@@ -11,12 +11,14 @@ import argparse
 import io
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -87,8 +89,19 @@ def jpeg(view: View, camera: int, number: int) -> bytes:
 def makers(processes: int | None = None) -> Iterator[ProcessPoolExecutor]:
     """Processes that make pictures; they have nothing of this one, whose GPU must not be forked."""
     count = processes or max(1, (os.cpu_count() or 2) - 4)
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _nameless(), ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool
+
+
+@contextmanager
+def _nameless() -> Iterator[None]:
+    """Hides the program's own module, which each process that is started would run once more, and with it torch."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 class Album:

@@ -47,7 +47,8 @@ class Card:
         return self._ingest(view, self._load.threshold)
 
     def _ingest(self, view: View, threshold: int) -> Figures:
-        with self._streams(self._load.sessions, self._load.pictures_a_step, view, threshold) as streams:
+        wanted = self._shown * (2 if threshold else 1)
+        with self._streams(self._load.sessions, self._load.pictures_a_step, wanted, view, threshold) as streams:
             keys = statistics.mean(session.trunk.tokens for session in streams.engine.sessions.values())
             host, written, ahead = time.process_time(), streams.engine.counters.tokens, 3 * self._load.pictures_a_step
             streams.outcomes.clear()
@@ -67,7 +68,7 @@ class Card:
 
         Beyond the ceiling answers would wait for the pictures, as far as their readers have something to read.
         """
-        with self._streams(self._load.sessions, max(1, self._load.pictures_a_step // 2)) as streams:
+        with self._streams(self._load.sessions, max(1, self._load.pictures_a_step // 2), self._shown) as streams:
             self._keep_asking(streams)
             streams.run(lambda: all(len(told) > 2 for told in streams.told.values()))
             bring = streams.cameras(self._load.share * ceiling)
@@ -109,7 +110,7 @@ class Card:
 
     def quiet(self) -> Figures:
         """One session alone: a picture's way from JPEG into memory, and a question's first token, in the engine."""
-        with self._streams(1, 1) as streams:
+        with self._streams(1, 1, self._load.quiet) as streams:
             pictures, firsts = self._alone(streams, "quiet")
         return {
             "frame_ms": _ms(statistics.median(pictures)),
@@ -124,7 +125,7 @@ class Card:
         It is looked at first when its budget is full, last at the age that was asked for.
         """
         looks: list[Figures] = []
-        with self._streams(1, 1) as streams:
+        with self._streams(1, 1, round(self._load.age) + self._load.looks * self._load.quiet) as streams:
             seen = self._load.pictures + 1
             for look in range(self._load.looks):
                 wanted = round(seen + look / max(self._load.looks - 1, 1) * (self._load.age - seen))
@@ -165,9 +166,9 @@ class Card:
 
     @contextmanager
     def _streams(
-        self, sessions: int, pictures_a_step: int, view: View | None = None, threshold: int = 0
+        self, sessions: int, pictures_a_step: int, shown: int = 0, view: View | None = None, threshold: int = 0
     ) -> Iterator[Streams]:
-        """Sessions whose trunks are full."""
+        """Sessions whose trunks are full, and cameras that have so many more pictures ready for each to be `shown`."""
         gc.collect()  # the engine before this one gives its memory back
         load = self._load
         settings = EngineSettings(
@@ -178,8 +179,7 @@ class Card:
             drop_threshold=threshold,
         )
         fill = load.pictures + 1 if not threshold else 5 * load.pictures
-        expected = int(load.seconds * load.expected_fps * (2 if threshold else 1) / sessions) if sessions > 1 else 0
-        album = Album(view or Blocks(self._side), sessions, fill + expected, load.makers)
+        album = Album(view or Blocks(self._side), sessions, fill + shown, load.makers)
         streams = Streams(self._checkpoint, settings, album)
         for number in range(sessions):
             streams.open(f"s{number}", self.budget)
@@ -187,6 +187,11 @@ class Card:
         self._settle()
         yield streams
         streams.close()
+
+    @property
+    def _shown(self) -> int:
+        """Pictures of each session while ingest is sustained, as far as can be expected."""
+        return int(self._load.seconds * self._load.expected_fps / self._load.sessions)
 
     @property
     def _side(self) -> int:

@@ -46,7 +46,7 @@ class LiveLoad:
     step: int = 10
     trial: float = 40.0
     seconds: float = 600.0
-    settle: float = 12.0
+    settle: float = 16.0
     every: float = 30.0
     answer_tokens: int = 32
     jitter: float = 0.1
