@@ -53,20 +53,28 @@ class ScaledLinear(nn.Module):
         return self._product(rows).view(*x.values.shape[:-1], self.out_features)
 
     def _product(self, rows: Scaled) -> Tensor:
-        """Sums are kept in float32, or in the about as many bits that the matrix units have for it."""
         values, scale = rows
         if not len(values):
             return self.scale.new_empty(0, self.out_features, dtype=self._kind)
         aligned = self.in_features % _ALIGNED == self.out_features % _ALIGNED == 0
         if values.is_cuda and aligned and self._kind == torch.bfloat16:
-            short = self.in_features <= _SHORT
-            fused = self.bias if short else None
-            out = torch._scaled_mm(
-                values, self.weight.T, scale, self.scale, fused, out_dtype=self._kind, use_fast_accum=True
-            )
-            return out if short or self.bias is None else out + self.bias
+            return self._product_on_units(rows)
         out = values.float() @ self.weight.float().T * scale * self.scale
         return (out if self.bias is None else out + self.bias.float()).to(self._kind)
+
+    def _product_on_units(self, rows: Scaled) -> Tensor:
+        """The same by matrix units, whose sums have some bits less than float32."""
+        from workers.models import smallbatch
+
+        values, scale = rows
+        if smallbatch.fits(len(values), self.in_features, self.out_features):
+            return smallbatch.product(values, scale, self.weight, self.scale, self.bias, self._kind)
+        short = self.in_features <= _SHORT
+        fused = self.bias if short else None
+        out = torch._scaled_mm(
+            values, self.weight.T, scale, self.scale, fused, out_dtype=self._kind, use_fast_accum=True
+        )
+        return out if short or self.bias is None else out + self.bias
 
 
 class ScaledExperts(nn.Module):

@@ -87,8 +87,8 @@ def _scaled_like(rows: Tensor, size: int, kind: torch.dtype) -> tuple[Tensor, Te
 
 
 def _warps(block: int) -> int:
-    """Warps for a row that is held in registers: 16 values a thread, up to 64 in the longest."""
-    return min(max(block // 512, 1), 16)
+    """Warps for a row that is held in registers: 16 values a thread, more in the longest."""
+    return min(max(block // 512, 1), 32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

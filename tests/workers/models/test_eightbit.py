@@ -54,8 +54,10 @@ def by_definition(layer: ScaledLinear, x: Tensor) -> Tensor:
 
 @DEVICES
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (3456, 1280), (5120, 512), (18_944, 64), (30, 20)])
-@pytest.mark.parametrize("rows", [0, 1, 3, 33, 300])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(64, 48), (3456, 1280), (5120, 512), (18_944, 64), (256, 4608), (30, 20)]
+)
+@pytest.mark.parametrize("rows", [0, 1, 3, 32, 33, 64, 65, 300])
 @torch.inference_mode()
 def test_a_product_is_what_its_definition_says(device: str, bias: bool, inputs: int, outputs: int, rows: int) -> None:
     kind = torch.bfloat16 if device == "cuda" else torch.float32
