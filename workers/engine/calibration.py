@@ -19,7 +19,8 @@ from workers.models.checkpoint import Checkpoint
 from workers.perception.vision import Picture
 
 SESSIONS = 8
-ROUNDS = 12
+ROUNDS = 4  # of which the first warms everything up
+IN_A_ROW = 4  # steps alike: where the host is ahead, those between others like them are told apart from these
 ANSWERS = 8  # that may run at once without a step taking longer than it should
 _FAR = 1e12
 _MOST_TOKENS = 4_096
@@ -64,7 +65,7 @@ class Calibration:
         self._ahead = self._engine.pool.store.keys.is_cuda if ahead is None else ahead
         self._clock, self._pushed = clock, 0
         self._last: StepCounts | None = None
-        self._flowing = False
+        self._flowing, self._shown = False, 0
         self._mark = 0.0
         card = self._engine.ready.card
         chance = np.random.default_rng(0)
@@ -85,14 +86,18 @@ class Calibration:
             for asked in (0, 1, SESSIONS // 2, SESSIONS):
                 for n in range(asked):
                     self._ask(str((n + turn) % SESSIONS), f"{turn}-{asked}-{n}")
-                for shown in (0, 1, 1, 2, 2, SESSIONS // 2, SESSIONS // 2, SESSIONS):
-                    for n in range(shown):
-                        self._push(str((n + turn) % SESSIONS))
-                    measured += self._stepped(1)
-                measured += self._stepped(40)
-        return measured[len(measured) // 10 :]  # the first ones warm everything up
+                for shown in (0, 1, 2, SESSIONS // 2, SESSIONS):
+                    for _ in range(IN_A_ROW):
+                        for n in range(shown):
+                            self._push(str((n + turn) % SESSIONS))
+                        measured += self._stepped(1, shown)
+                measured += self._stepped(40, 0)
+        return measured[len(measured) // ROUNDS :]
 
-    def _stepped(self, most: int) -> list[tuple[StepCounts, float]]:
+    def _stepped(self, most: int, shown: int) -> list[tuple[StepCounts, float]]:
+        """Steps with so many frames each. Where the host is ahead, a step takes what lies between its return and the
+        next, if both wait for the device: planning a larger one than the last keeps the host longer than that.
+        """
         steps = []
         for _ in range(most):
             before, began = replace(self._engine.counters), self._clock()
@@ -103,11 +108,10 @@ class Calibration:
             ended = self._clock()
             if not self._ahead:
                 steps.append((counts, ended - began))
-            elif self._last is not None:
+            elif self._last is not None and (shown == self._shown or not counts.passes):
                 steps.append((self._last, ended - self._mark))
-            # What follows an idle device begins before its predecessor's end: that is no measure.
-            self._last = counts if self._flowing else None
-            self._flowing, self._mark = busy and bool(counts.passes), ended
+            self._last = counts if self._flowing and shown == self._shown else None
+            self._flowing, self._shown, self._mark = busy and bool(counts.passes), shown, ended
             if not busy:
                 break
         return [(counts, seconds) for counts, seconds in steps if counts.passes or counts.batches]
@@ -125,7 +129,7 @@ class Calibration:
                 at_ms=0,
                 wait_until=-1.0,
                 remember=False,
-                max_tokens=10,
+                max_tokens=24,
             )
         )
 

@@ -43,7 +43,8 @@ class StepCounts:
 class StepCosts:
     """Seconds that a step takes anyway (`step`), and for each of what StepCounts counts.
 
-    `spread` holds, evenly spaced from the least to the most, by what factor measured steps were off.
+    `spread` holds, evenly spaced from the least to the most, by what factor measured steps were off; `held` is the
+    factor that 19 of 20 of the larger half keep to.
     """
 
     step: float
@@ -56,6 +57,7 @@ class StepCosts:
     short: float = 0.0
     keys: float = 0.0
     spread: tuple[float, ...] = (1.0,)
+    held: float = 1.0
 
     def seconds(self, counts: StepCounts) -> float:
         """What such a step takes."""
@@ -74,8 +76,8 @@ class StepCosts:
     def scaled(self, factor: float) -> StepCosts:
         """The costs of a machine that takes `factor` times as long for everything."""
         values = asdict(self)
-        spread = values.pop("spread")
-        return StepCosts(**{name: factor * value for name, value in values.items()}, spread=spread)
+        apart = {name: values.pop(name) for name in ("spread", "held")}
+        return StepCosts(**{name: factor * value for name, value in values.items()}, **apart)
 
     def frame(self, tokens: int, keys: int) -> float:
         """Seconds that a frame of so many tokens adds to a step, in a session that holds so many keys."""
@@ -94,7 +96,7 @@ class StepCosts:
         token = (self.frame(frame_tokens, keys) - self.pictures) / frame_tokens
         answer, picture = self.answer(keys) / token, self.pictures / token
         aside = self.seconds(StepCounts(passes=2, batches=1, short=FILLING))
-        room = (target / float(np.quantile(self.spread, _HELD)) - aside) / token
+        room = (target / self.held - aside) / token
         least = math.ceil(frame_tokens + picture + answers * answer)
         return StepLimits(
             tokens=min(most.tokens, max(least, int(room))),
@@ -120,11 +122,12 @@ def fitted(steps: Sequence[tuple[StepCounts, float]]) -> StepCosts:
         weights = _positive(counts[trusted] / seconds[trusted, None])
         off = np.abs(np.log(seconds / np.maximum(counts @ weights, 1e-9)))
         trusted = off <= np.quantile(off, _TRIMMED)
-    factors = np.sort(seconds / np.maximum(counts @ weights, 1e-9))
+    factors = seconds / np.maximum(counts @ weights, 1e-9)
     spread = np.quantile(factors, np.linspace(0, 1, min(len(steps), 201)))
+    held = float(np.quantile(factors[seconds >= np.median(seconds)], _HELD))
     names = [field.name for field in fields(StepCounts)]
     found = dict(zip(["step", *names], weights.tolist(), strict=True))
-    return StepCosts(**found, spread=tuple(spread.tolist()))
+    return StepCosts(**found, spread=tuple(spread.tolist()), held=held)
 
 
 def _positive(shares: Floats) -> Floats:

@@ -255,7 +255,7 @@ class Engine:
         if self._governor is not None and not session.complete:
             self._governor.offered(session.id)
             if not session.thinning.admits(command.t_ms):
-                self._emit(taken(command, "dropped_rate"))
+                session.pass_over(command)
                 return
         seen = look(picture) if session.frames.drops else None
         session.push(Frame(command, height, width, seen))

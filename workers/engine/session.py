@@ -60,7 +60,7 @@ class Session:
         self.timeline = Timeline(trunk, header.clock, voice.chat, bounds, lambda pages: self.answers.relieve(pages))
         self.answers = Answers(self.id, self.timeline, voice, emit, self._remember)
         self._share, self._chat, self._emit = trunk.share, voice.chat, emit
-        self._media_ended = False
+        self._media_ended, self._offered_ms = False, -1
 
     @property
     def kv_bytes(self) -> int:
@@ -97,7 +97,12 @@ class Session:
 
     def push(self, frame: Frame) -> None:
         self.frames.push(frame)
-        self._media_ended = False
+        self._offer(frame.command)
+
+    def pass_over(self, frame: PushFrame) -> None:
+        """A frame that is left out to lower the rate: no question waits for it."""
+        self._offer(frame)
+        self._emit(taken(frame, "dropped_rate"))
 
     def cap(self, rate: float) -> None:
         """Lets at most `rate` frames a second in from now on, and tells the client where that changes much."""
@@ -215,13 +220,16 @@ class Session:
         if all(block.first >= 0 for block in self.trunk.blocks) and len(self.trunk.facts) != known:
             raise IntegrityError("the fact table and the blocks disagree about how many tokens there are")
 
+    def _offer(self, frame: PushFrame) -> None:
+        self._media_ended, self._offered_ms = False, max(self._offered_ms, frame.t_ms)
+
     def _passed(self, at_ms: int) -> bool:
         """Whether no frame up to `at_ms` is still to come."""
         if self.timeline.newest_ms >= at_ms:
             return True
         if self.frames.next is not None:
             return self.frames.next.command.t_ms > at_ms
-        return self._media_ended
+        return self._media_ended or self._offered_ms >= at_ms
 
     def _question_ids(self) -> list[str]:
         return [

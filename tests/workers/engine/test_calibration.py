@@ -129,6 +129,19 @@ def test_when_there_is_room_again_every_frame_is_taken(rig: Callable[..., Rig]) 
     assert math.isinf(r.engine.sessions["s"].thinning.rate)
 
 
+def test_no_question_waits_for_a_frame_that_is_left_out(rig: Callable[..., Rig]) -> None:
+    r = rig(frame_seconds=10.0)
+    r.open("s")
+    for tick in range(int(2 * 2 * REVIEW_S)):
+        r.now = tick / 2
+        r.push(tick * 500)
+        r.run(check=False)
+    assert r.outcomes()[-1] == "dropped_rate"
+    r.ask(session_id="s", at_ms=tick * 500, max_tokens=1)
+    r.run(check=False)
+    assert len(r.answer()) == 1
+
+
 def test_what_must_be_complete_is_never_thinned(rig: Callable[..., Rig]) -> None:
     r = rig(frame_seconds=10.0)
     r.open("s", complete=True)

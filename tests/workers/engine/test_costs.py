@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import astuple, replace
 
-import numpy as np
 import pytest
 
 from workers.engine.costs import FILLING, StepCosts, StepCounts, fitted
@@ -97,8 +96,15 @@ def test_a_full_step_takes_as_long_as_it_may(target: float, answers: int) -> Non
 
 
 def test_limits_leave_room_for_what_is_told_badly() -> None:
-    doubtful = replace(TRUE, spread=tuple(np.linspace(0.9, 1.3, 201).tolist()))
+    doubtful = replace(TRUE, held=1.28)
     assert doubtful.limits(0.13, 64, 2000, 8, MOST).tokens == TRUE.limits(0.13 / 1.28, 64, 2000, 8, MOST).tokens
+
+
+def test_what_small_steps_take_beside_their_cost_makes_large_ones_no_smaller() -> None:
+    chance = random.Random(4)
+    steps = [StepCounts(1, tokens=64 * n, pictures=n) for n in range(1, 17)] * 10
+    measured = [(each, TRUE.seconds(each) * (chance.uniform(1, 3) if each.pictures < 4 else 1)) for each in steps]
+    assert fitted(measured).held < 1.1
 
 
 def test_a_frame_fits_however_small_the_target() -> None:
@@ -115,4 +121,4 @@ def test_what_was_said_to_be_the_most_is() -> None:
 def test_costs_of_a_slower_machine() -> None:
     counts = StepCounts(1, 2, 3, 4.0, 5, 6, 7, 8.0)
     assert TRUE.scaled(3).seconds(counts) == pytest.approx(3 * TRUE.seconds(counts))
-    assert len(astuple(counts)) + 2 == len(astuple(TRUE))
+    assert len(astuple(counts)) + 3 == len(astuple(TRUE))
