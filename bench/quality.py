@@ -35,7 +35,7 @@ PARTS = ("sight", "aged", "blind")
 RATE = 3.0  # pictures a second that the camera sends; the model sees one
 AGE_S = 600.0
 EVERY_S = 4.5  # between the questions of the aged session
-BUDGET = 3072
+BUDGET = 2560  # what a session of the bundled model has by default
 TOGETHER = 2  # sessions at a time
 
 

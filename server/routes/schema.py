@@ -19,7 +19,7 @@ SESSION_EXAMPLE: dict[str, Any] = {
     "created_at": 1795417200.0,
     "settings": {
         "fps": 1.0,
-        "budget_tokens": 3072,
+        "budget_tokens": 2560,
         "policy": "window",
         "instructions": "",
         "ingest": "live",
@@ -105,7 +105,7 @@ MODEL_EXAMPLE: dict[str, Any] = {
     "frame": {"width": 224, "height": 224, "tokens": 64},
     "max_fps": 2.0,
     "policies": ["window", "infinipot", "full"],
-    "default_budget_tokens": 3072,
+    "default_budget_tokens": 2560,
     "max_budget_tokens": 16384,
 }
 

@@ -29,6 +29,9 @@ from workers.models.hub import resolve
 from workers.parallel.leader import leading
 from workers.parallel.processes import Place, Processes, follow, join
 
+# A session's usual budget: half a minute of frames at one a second and what is beside them, if they are not large.
+USUAL_FRAMES, USUAL_TOKENS = 40, 4_096
+
 
 def main() -> None:
     """Serves the socket that was inherited until it closes.
@@ -79,9 +82,11 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         processes = others.enter_context(Processes(arguments.tensor_parallel, given, [ring.fd]))
         team = join(replace(_place(arguments), meeting=processes.meeting))
         make_device = leading(team, processes.links)
+    checkpoint = _checkpoint(arguments, folder, team)
     settings = EngineSettings(
         name=folder.name if Path(arguments.model).expanduser().is_dir() else arguments.model,
         pool_tokens=arguments.pool_tokens or (262_144 if cuda else 16_384),
+        default_budget=min(USUAL_FRAMES * checkpoint.pixels.tokens, USUAL_TOKENS),
         step_tokens=arguments.step_tokens or (4_096 if target else 2_048 if cuda else 128),
         step_pictures=arguments.step_pictures or (16 if cuda or target else 1),
         kv_dtype=arguments.kv_dtype,
@@ -91,7 +96,6 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         trained_length=arguments.trained_length,
         check_books=arguments.check_books,
     )
-    checkpoint = _checkpoint(arguments, folder, team)
     if target:
         settings = calibrated(checkpoint, settings, target / 1000, make_device)
     engine = Engine(checkpoint, settings, _pixels(ring), emit, make_device=make_device)

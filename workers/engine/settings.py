@@ -27,7 +27,7 @@ class EngineSettings:
 
     name: str = "model"
     pool_tokens: int = 16_384
-    default_budget: int = 3_072
+    default_budget: int = 2_560
     page_size: int = 16
     step_tokens: int = 256
     step_pictures: int = 4

@@ -62,6 +62,11 @@ class PixelFormat:
         """Both sides of a picture are multiples of this."""
         return self.patch_size * self.merge_size
 
+    @property
+    def tokens(self) -> int:
+        """Of the square picture of the usual size."""
+        return (self.side // self.factor) ** 2
+
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """The size to which a picture is resized: multiples of `factor`, about the same shape, an allowed area.
 
