@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ from workers.parallel.shares import Shares, no_tokens
 from workers.perception.glimpses import Change
 from workers.perception.vision import Eye, Features
 
+_STREAMS_KEPT = 4_096
+
 MakeLeader = Callable[[Checkpoint, EngineSettings, Pixels, MakeAttention | None], "Leader"]
 
 
@@ -62,7 +65,7 @@ class Leader:
         self._shares, self._device, self._links = shares, shares.device, links
         self._parts: Names[Part] = Names()
         self._frames: Names[Features] = Names()
-        self._homes: dict[str, int] = {}
+        self._homes: OrderedDict[str, int] = OrderedDict()
 
     @property
     def pool(self) -> PagePool:
@@ -153,11 +156,20 @@ class Leader:
         for change in changes:
             rank = load.index(min(load))
             if change is not None:
-                homes = list(self._homes.values())
-                rank = self._homes.setdefault(change.stream, min(range(size), key=homes.count))
+                rank = self._home(change.stream)
             load[rank] += 1
             ranks.append(rank)
         return ranks
+
+    def _home(self, stream: str) -> int:
+        """The rank that remembers what stands still in a stream. One forgotten meanwhile is encoded whole, and new."""
+        rank = self._homes.pop(stream, None)
+        if rank is None:
+            rank = min(range(self._shares.team.size), key=list(self._homes.values()).count)
+        self._homes[stream] = rank
+        if len(self._homes) > _STREAMS_KEPT:
+            self._homes.popitem(last=False)
+        return rank
 
 
 def _look(frame: PushFrame, change: Change | None, rank: int, name: int) -> Look:

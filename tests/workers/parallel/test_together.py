@@ -108,19 +108,25 @@ def test_compaction_keeps_the_same_tokens(folder: Path, groups: int) -> None:
     assert led == alone
 
 
-def test_dropped_patches_are_dropped_everywhere(folder: Path) -> None:
-    def scene(r: Rig) -> list[Any]:
-        r.open(policy="full", budget_tokens=1024)
-        for n in range(12):
-            r.push(0, seed=3) if n == 0 else r.push(n * 1000, shown=half_changed(r, n))
-            r.run()
-        r.ask(at_ms=11_000, max_tokens=6)
-        r.run()
-        return [r.answer(), r.outcomes(), r.engine.sessions["s"].trunk.tokens]
+@pytest.mark.parametrize("afterimages", [0, 8], ids=["encoded whole", "encoded where it changes"])
+def test_what_stands_still_is_dropped_everywhere(afterimages: int, tiny_qwen25vl: Callable[..., Any]) -> None:
+    """A rank that remembers of a stream what stands still gets all of its pictures."""
 
-    alone, led = alone_and_led(folder, scene, settings(drop_threshold=8))
+    def scene(r: Rig) -> list[Any]:
+        for name in ("a", "b", "c"):
+            r.open(name, policy="full", budget_tokens=512)
+        for n in range(12):
+            for name in ("a", "b", "c"):
+                r.push(0, name, seed=3) if n == 0 else r.push(n * 1000, name, shown=half_changed(r, n))
+            r.run()
+        r.ask(session_id="b", at_ms=11_000, max_tokens=6)
+        r.run()
+        return [r.answer(), r.outcomes(), [session.trunk.tokens for session in r.engine.sessions.values()]]
+
+    folder = tiny_qwen25vl(seed=1, vision={"window_size": 56}).folder
+    alone, led = alone_and_led(folder, scene, settings(drop_threshold=8, afterimages=afterimages))
     assert led == alone
-    assert alone[2] < 12 * 16
+    assert max(alone[2]) < 12 * 16
 
 
 def half_changed(r: Rig, n: int) -> Any:
