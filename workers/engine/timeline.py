@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from workers.core import Kind
+from workers.core import Kind, sent
 from workers.engine.batch import Shown, Work
 from workers.memory.chain import Draft, Piece
 from workers.memory.trunk import Trunk
@@ -86,7 +85,7 @@ class Timeline:
         if not self._anchor(lambda clock: spell(clock).clock):
             return None
         if patches is not None:
-            tokens = tokens.index_select(0, torch.from_numpy(patches).to(tokens.device))
+            tokens = tokens.index_select(0, sent(patches, tokens.device))
         span = spell(self.clock)
         pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
         return self._draw_up(span, pieces, time_ms, tokens, Shown(features, patches))

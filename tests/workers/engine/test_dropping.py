@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from tests.workers.cuda import without_waiting
 from tests.workers.engine.rig import FAR, Rig, picture
 from workers.engine.messages import FrameTaken, QuestionDone, QuestionStarted
 from workers.engine.session import Session
@@ -275,3 +277,22 @@ def test_what_frames_take_is_told_of_what_whole_ones_would(windowed: Checkpoint)
         push(r, n * 1000, *([3] if n == 80 else []))
         r.run()
     assert r.engine.stats.effort < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_dropping_makes_the_host_wait_for_nothing(tiny_qwen25vl: Callable[..., Any]) -> None:
+    folder = tiny_qwen25vl(seed=6, vision={"window_size": 56}).folder
+    settings = EngineSettings(drop_threshold=THRESHOLD, pool_tokens=4096)
+    r = Rig(open_checkpoint(folder, "cuda", torch.bfloat16), settings)
+    for name in ("a", "b"):
+        r.open(name)
+        push(r, 0, session_id=name)
+    r.run()
+    r.engine.warm()
+    with without_waiting():
+        for n in range(1, 8):
+            push(r, n * 1000, n, session_id="a")
+            push(r, n * 1000, 2 * n, 1, session_id="b")
+            r.run(check=False)
+    assert r.outcomes() == ["prefilled"] * 16
