@@ -44,7 +44,8 @@ async def largest(room: Room, view: View, load: LiveLoad) -> Details:
             return not trials[-1]["broken"]
 
         best = await searched(load, most, carries)
-    return {"sessions": best, "capacity": most, "kept": trials[-1], "trials": trials}
+    found = best if best or load.step else None  # one number alone does not tell how many it could have been
+    return {"sessions": found, "capacity": most, "kept": trials[-1], "trials": trials}
 
 
 async def searched(load: LiveLoad, most: int, carries: Callable[[int, float], Awaitable[bool]]) -> int:

@@ -96,11 +96,11 @@ def _card(result: dict[str, Any]) -> Iterator[Row]:
         "gateway": lambda told: ("the same, a first token through the gateway", f"{told['first_token_ms']:.1f} ms"),
         "age": _age,
     }
-    model = f"GPU, {result['machine']['model']} with random weights: "
+    model = f"GPU, the shape of {result['machine']['model']} with random weights: "
     command = "python -m bench.engine --device cuda"
     for arm, row in rows.items():
         told = details.get(arm, {})
-        if told and not {"skipped", "failed"} & told.keys():
+        if told and not {"skipped", "failed"} & told.keys() and told.get("sessions", True):
             what, figure = row(told)
             yield model + what, figure, command
             model = ""
