@@ -13,8 +13,9 @@ class Pull(msgspec.Struct, frozen=True, kw_only=True):
     """A puller's only order: speak to whoever is at the other end of the inherited connection.
 
     ``codecs`` are those that the gateway can have decoded. ``unit_bytes`` bounds one access unit. ``challenges`` are
-    what an HTTP server asked of the try before. ``ca_file`` names who may vouch for the server; empty: nothing is
-    encrypted.
+    what an HTTP server asked of the try before; ``proved`` says that a proof was accepted before. ``fps``: how often a
+    camera that has single pictures is asked for the next. ``ca_file`` names who may vouch for the server; empty:
+    nothing is encrypted.
     """
 
     scheme: str
@@ -24,6 +25,8 @@ class Pull(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     password: str
     challenges: list[str] = []
+    proved: bool = False
+    fps: float = 1.0
     ca_file: str = ""
     codecs: list[str]
     unit_bytes: int
@@ -81,6 +84,12 @@ class Challenged(msgspec.Struct, frozen=True, kw_only=True, tag="challenged"):
     headers: list[str]
 
 
+class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
+    """The camera has single pictures and closed the connection: the next is due in ``after_s``. Last message."""
+
+    after_s: float
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """The source cannot be pulled. ``lasting``: trying again will not help. Last message."""
 
@@ -92,7 +101,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """The server says that this was all. Last message."""
 
 
-Report = Opened | Unit | FileBegins | Piece | Moved | Challenged | Refused | Ended
+Report = Opened | Unit | FileBegins | Piece | Moved | Challenged | Again | Refused | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Pull).decode

@@ -27,6 +27,7 @@ class PartSplitter:
         self._boundary = boundary
         self._limit = limit
         self._buffer = bytearray()
+        self._searched = 0  # bytes of it that hold no end of a part
         self._length: int | None = None  # of the part that is being read; -1 where only its end will tell
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -42,15 +43,19 @@ class PartSplitter:
             return None
         if self._length is not None and self._length >= 0:
             return self._cut(self._length)
-        end = self._buffer.find(b"\r\n" + self._boundary)
-        return None if end < 0 else self._cut(end)
+        sign = b"\r\n" + self._boundary
+        end = self._buffer.find(sign, self._searched)
+        if end < 0:
+            self._searched = max(len(self._buffer) - len(sign), 0)
+            return None
+        return self._cut(end)
 
     def _cut(self, end: int) -> bytes | None:
         if len(self._buffer) < end:
             return None
         part = bytes(self._buffer[:end])
         del self._buffer[:end]
-        self._length = None
+        self._length, self._searched = None, 0
         return part
 
     def _head(self) -> bool:

@@ -130,13 +130,13 @@ class Pulling:
         self._doubted.pop(session_id, None)
         states = await self._bus.sources.states(session_id) if session_id not in self._pulled else {}
         pulled = self._pulled.setdefault(session_id, _Pulled())
-        hears = (await self._parts.board.card(record.spec.model)).audio
+        hears, fps = (await self._parts.board.card(record.spec.model)).audio, record.spec.fps
         for name, running in list(pulled.running.items()):
             if specs.get(name) != running.source.spec:
                 running.task.cancel()
                 del pulled.running[name]
         for name in specs.keys() - pulled.running.keys():
-            pulled.running[name] = self._start(session_id, specs[name], states.get(name), hears=hears)
+            pulled.running[name] = self._start(session_id, specs[name], states.get(name), hears=hears, fps=fps)
         await self._bus.sources.publish(session_id, self.states(session_id))
 
     async def _doubt(self, session_id: str, now: float) -> None:
@@ -155,10 +155,13 @@ class Pulling:
             return await self._bus.sessions.get(session_id)
         return None
 
-    def _start(self, session_id: str, spec: SourceSpec, before: SourceState | None, *, hears: bool) -> _Running:
+    def _start(
+        self, session_id: str, spec: SourceSpec, before: SourceState | None, *, hears: bool, fps: float
+    ) -> _Running:
         session = Session(
             id=session_id,
             hears=hears,
+            fps=fps,
             ingest=partial(self._ingest, session_id),
             play=partial(self._play, session_id),
             say=partial(self._parts.relay.say, session_id),

@@ -22,6 +22,7 @@ from server.sources.addresses import Dialer
 from server.sources.backoff import Backoff
 from server.sources.downloads import Download
 from server.sources.messages import (
+    Again,
     Challenged,
     FileBegins,
     Moved,
@@ -49,12 +50,14 @@ CODECS = {codec.name.lower(): codec for codec in Codec}
 class Session:
     """What a source needs of its session.
 
-    ``ingest`` gives the way in, ``play`` leads a file that arrives in pieces through it, ``say`` tells the session's
-    clients, ``replaced`` is called when another gateway feeds the session.
+    ``fps``: pictures a second that it samples. ``ingest`` gives the way in, ``play`` leads a file that arrives in
+    pieces through it, ``say`` tells the session's clients, ``replaced`` is called when another gateway feeds
+    the session.
     """
 
     id: str
     hears: bool
+    fps: float
     ingest: Callable[[], Awaitable[Ingest]]
     play: Callable[[SourceSpec, Download], Awaitable[None]]
     say: Callable[[Notice], None]
@@ -88,6 +91,7 @@ class Source:
         self._last_ms = -1
         self._live_since: float | None = None
         self._unit_at = 0.0
+        self._polled = False  # its pictures are asked for one by one, and this is not the first
 
     # --- what an ingest tells -----------------------------------------------------------------------------------------
 
@@ -123,17 +127,22 @@ class Source:
     async def _connect(self) -> None:
         """One connection, wherever redirects lead. Returns at the end of a file. Raises Interrupted."""
         try:
-            target, challenges = parse_target(self.spec.url), list[str]()
-            for _ in range(HOPS):
+            target, challenges, hops = parse_target(self.spec.url), list[str](), 0
+            while hops < HOPS:
                 connection = await self._dialer.dial(target.host, target.port)
                 async with running_puller(connection, self._order(target, challenges)) as puller:
                     last = await self._hear(puller)
-                if last is None:
-                    return
-                if isinstance(last, Moved):
-                    target, challenges = target.moved(last.location), []
-                else:
-                    challenges = last.headers
+                hops += 1
+                match last:
+                    case None:
+                        return
+                    case Moved(location=location):
+                        target, challenges, self._polled = target.moved(location), [], False
+                    case Challenged(headers=headers):
+                        challenges = headers
+                    case Again(after_s=after_s):
+                        hops, self._polled = 0, True
+                        await asyncio.sleep(after_s)
         except (BadRequest, ForbiddenAddress, TooLarge) as error:
             raise Interrupted(error.message, lasting=True) from None
         except LonglookError as error:
@@ -153,6 +162,8 @@ class Source:
             user=target.user,
             password=target.password,
             challenges=challenges,
+            proved=self._polled,
+            fps=self._session.fps,
             ca_file=str(settings.ca_file or certifi.where()) if target.secure else "",
             codecs=sorted(known),
             unit_bytes=self._limits.message_bytes,
@@ -160,15 +171,17 @@ class Source:
             sandbox=self._sandbox,
         )
 
-    async def _hear(self, puller: Puller) -> Moved | Challenged | None:
+    async def _hear(self, puller: Puller) -> Moved | Challenged | Again | None:
         """Lead what the puller brings to the session. Raises Interrupted, PullerLost, LonglookError."""
         self._unit_at = time.monotonic()
         while True:
             match await self._next(puller):
-                case Moved() | Challenged() as elsewhere:
+                case Moved() | Challenged() | Again() as elsewhere:
                     return elsewhere
                 case Refused(reason=reason, lasting=lasting):
                     raise Interrupted(reason, lasting=lasting)
+                case Opened() if self._polled:
+                    continue  # the next picture of the same camera
                 case Opened(tracks=tracks):
                     await self._open(tracks)
                 case Unit() as unit:
@@ -287,3 +300,4 @@ class Source:
         if self._live_since is not None and time.monotonic() - self._live_since >= STEADY_S:
             self._backoff.reset()
         self._live_since = None
+        self._polled = False

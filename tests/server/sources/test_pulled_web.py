@@ -58,6 +58,36 @@ async def test_a_sequence_of_pictures_is_a_camera(gateway: Served, worker: FakeW
             assert all(asked.headers["host"] == f"127.0.0.1:{web.port}" for asked in web.asked)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_single_pictures_are_asked_for_at_the_sessions_rate(
+    keeps: bool, gateway: Served, worker: FakeWorker
+) -> None:
+    challenge = 'Digest realm="cam", nonce="n", qop="auth"'
+    snapshots = guards(sends(picture("green"), "image/jpeg"), challenge, "Digest ")
+    async with web_server(snapshots, keeps=keeps) as web, watched(gateway) as (session_id, socket):
+        await add(gateway, session_id, "door", web.url("/snapshot.jpg", "viewer:secret"))
+        await becomes(socket, "live")
+        await sees(socket, "green")
+        asked = len(web.asked)
+
+        async def more() -> bool:
+            return len(web.asked) >= asked + 4
+
+        await until(more)
+        found = await source(gateway, session_id, "door")
+        assert (found["state"], found["codecs"], found["reconnects"]) == ("live", {"video": "jpeg"}, 0)
+        assert len(web.writers) == (2 if keeps else len(web.asked))
+        owned = await worker.saw(session_id, lambda owned: len(owned.pictures) >= 4)
+        times = [item.t_ms for item in owned.pictures]
+        assert times == sorted(set(times))
+
+
+async def test_a_picture_that_is_none_ends_the_connection(gateway: Served, worker: FakeWorker) -> None:
+    async with web_server(sends(b"<html>", "image/jpeg")) as web, watched(gateway) as (session_id, socket):
+        await add(gateway, session_id, "door", web.url())
+        assert "picture" in (await becomes(socket, "waiting"))["message"]
+
+
 async def test_a_killed_puller_costs_its_source_alone(gateway: Served, worker: FakeWorker) -> None:
     async with web_server(shows(picture("green"))) as web, watched(gateway) as (session_id, socket):
         await add(gateway, session_id, "door", web.url())

@@ -51,7 +51,7 @@ class Stage:
         async def play(*_: object) -> None:
             raise AssertionError
 
-        session = Session(id="s", hears=False, ingest=ingest, play=play, say=self._say, replaced=lambda: None)
+        session = Session(id="s", hears=False, fps=1.0, ingest=ingest, play=play, say=self._say, replaced=lambda: None)
         spec = SourceSpec(name="door", url="rtsp://camera.example/one", track=1000, created_at=0.0)
         source = Source(spec, session, cast(Dialer, self), settings, Limits(), sandbox=False)
         running, over = asyncio.create_task(source.run()), asyncio.create_task(self.over.wait())

@@ -45,16 +45,23 @@ class WebServer:
 
 
 @asynccontextmanager
-async def web_server(respond: Respond, tls: ssl.SSLContext | None = None) -> AsyncIterator[WebServer]:
+async def web_server(
+    respond: Respond, tls: ssl.SSLContext | None = None, *, keeps: bool = False
+) -> AsyncIterator[WebServer]:
+    """``keeps``: a connection is good for more than one request."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server.writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            pairs = (line.partition(":") for line in lines[1:])
-            asked = Asked(lines[0].split()[1], {name.lower(): value.strip() for name, _, value in pairs})
-            server.asked.append(asked)
-            await respond(asked, writer)
-            await writer.drain()
+            while True:
+                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                pairs = (line.partition(":") for line in lines[1:])
+                asked = Asked(lines[0].split()[1], {name.lower(): value.strip() for name, _, value in pairs})
+                server.asked.append(asked)
+                await respond(asked, writer)
+                await writer.drain()
+                if not keeps:
+                    break
         writer.close()
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
