@@ -20,6 +20,7 @@ from workers.perception.vision import Picture
 
 SESSIONS = 8
 ROUNDS = 4  # of which the first warms everything up
+AT_ONCE = 3  # frames that are written in steps of their own, once all of them have been encoded
 IN_A_ROW = 4  # steps alike: where the host is ahead, those between others like them are told apart from these
 ANSWERS = 8  # that may run at once without a step taking longer than it should
 _FAR = 1e12
@@ -65,7 +66,7 @@ class Calibration:
         self._ahead = self._engine.pool.store.keys.is_cuda if ahead is None else ahead
         self._clock, self._pushed = clock, 0
         self._last: StepCounts | None = None
-        self._flowing, self._shown = False, 0
+        self._flowing, self._kind = False, ""
         self._mark = 0.0
         card = self._engine.ready.card
         chance = np.random.default_rng(0)
@@ -88,15 +89,22 @@ class Calibration:
                     self._ask(str((n + turn) % SESSIONS), f"{turn}-{asked}-{n}")
                 for shown in (0, 1, 2, SESSIONS // 2, SESSIONS):
                     for _ in range(IN_A_ROW):
-                        for n in range(shown):
-                            self._push(str((n + turn) % SESSIONS))
-                        measured += self._stepped(1, shown)
-                measured += self._stepped(40, 0)
+                        self._show(turn, shown)
+                        measured += self._stepped(1, f"{shown} seen and written")
+                for shown in (1, AT_ONCE):
+                    self._show(turn, shown, (IN_A_ROW + 1))
+                    measured += self._stepped(1, f"{shown} seen ahead")
+                    measured += self._stepped(IN_A_ROW, f"{shown} written")
+                measured += self._stepped(40, "answers")
         return measured[len(measured) // ROUNDS :]
 
-    def _stepped(self, most: int, shown: int) -> list[tuple[StepCounts, float]]:
-        """Steps with so many frames each. Where the host is ahead, a step takes what lies between its return and the
-        next, if both wait for the device: planning a larger one than the last keeps the host longer than that.
+    def _show(self, turn: int, sessions: int, frames: int = 1) -> None:
+        for n in range(sessions * frames):
+            self._push(str((n % sessions + turn) % SESSIONS))
+
+    def _stepped(self, most: int, kind: str) -> list[tuple[StepCounts, float]]:
+        """Steps of a kind. Where the host is ahead, a step takes what lies between its return and the next, if both
+        wait for the device: planning a larger one than the last keeps the host longer than that.
         """
         steps = []
         for _ in range(most):
@@ -108,10 +116,10 @@ class Calibration:
             ended = self._clock()
             if not self._ahead:
                 steps.append((counts, ended - began))
-            elif self._last is not None and (shown == self._shown or not counts.passes):
+            elif self._last is not None and (kind == self._kind or not counts.passes):
                 steps.append((self._last, ended - self._mark))
-            self._last = counts if self._flowing and shown == self._shown else None
-            self._flowing, self._shown, self._mark = busy and bool(counts.passes), shown, ended
+            self._last = counts if self._flowing and kind == self._kind else None
+            self._flowing, self._kind, self._mark = busy and bool(counts.passes), kind, ended
             if not busy:
                 break
         return [(counts, seconds) for counts, seconds in steps if counts.passes or counts.batches]
@@ -129,7 +137,7 @@ class Calibration:
                 at_ms=0,
                 wait_until=-1.0,
                 remember=False,
-                max_tokens=24,
+                max_tokens=32,
             )
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.workers.engine.rig import Rig
 from workers.engine.calibration import SESSIONS, Calibration, calibrated
-from workers.engine.costs import StepCounts, fitted
+from workers.engine.costs import FILLING, StepCounts, fitted
 from workers.engine.engine import Engine
 from workers.engine.fairness import REVIEW_S
 from workers.engine.messages import EngineNotice, FrameTaken
@@ -45,7 +45,10 @@ def test_all_kinds_of_steps_are_measured(checkpoint: Checkpoint) -> None:
 
 
 class Busy:
-    """A device that goes on while the host plans, as its clock shows; planning a step takes the host a millisecond."""
+    """A device that goes on while the host plans, as its clock shows: about an H100, with frames of 16 tokens for 256.
+
+    Planning takes the host 3 ms, and as much for each picture, which is more than small steps take the device.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.now = self.ends = 0.0
@@ -53,13 +56,13 @@ class Busy:
 
     @staticmethod
     def cost(counts: StepCounts) -> float:
-        return 3e-3 * counts.passes + 2e-4 * counts.tokens + 5e-3 * counts.pictures
+        return 5e-3 * counts.passes + 3.6e-4 * counts.tokens + 3e-3 * counts.pictures + 1e-4 * counts.answers
 
     def step(self) -> bool:
         before = replace(self._engine.counters)
         busy, counts = self._step(), self._engine.counters.since(before)
         if counts.passes:
-            launched, last = self.now + 1e-3, self.ends
+            launched, last = self.now + 3e-3 * (1 + counts.pictures), self.ends
             self.ends = max(launched, last) + self.cost(counts)
             self.now = max(launched, last)
         return busy
@@ -77,10 +80,15 @@ def test_where_the_host_is_ahead_steps_take_what_they_take_the_device(
     monkeypatch.setattr(calibration, "_device_done", device.done)
     steps = calibration.steps(rounds=2)
     assert len(steps) > 50
-    assert all(seconds == pytest.approx(Busy.cost(counts)) for counts, seconds in steps)
     counts = [each for each, _ in steps]
     assert {each.pictures for each in counts} >= {0, 1, SESSIONS}
     assert any(each.answers and each.pictures for each in counts)
+    costs = fitted(steps)
+    for each in (StepCounts(1, 0, 16, 3.0, 1, 1), StepCounts(1, 0, 64, 12.0, 1, 4), StepCounts(1, 8, 72, 12.0, 1, 4)):
+        full = replace(each, short=FILLING - each.tokens, keys=each.answers * 0.2)
+        assert costs.seconds(full) == pytest.approx(Busy.cost(each), rel=0.1)
+    assert costs.pictures == pytest.approx(3e-3, rel=0.2), "told from what a frame takes otherwise"
+    assert costs.held < 1.15
 
 
 @pytest.mark.parametrize("target", [1e-6, 100.0])
