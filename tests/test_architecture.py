@@ -31,7 +31,7 @@ ALLOWED = {
     },
     "launcher": {"launcher", "server", "workers", "protocol", "longlook_client"},
     "longlook_client": {"longlook_client"},
-    "training": {"training", "workers.models", "workers.core"},
+    "training": {"training", "workers.models", "workers.perception", "workers.core"},
     "bench": {"bench", "launcher", "longlook_client", "training", "workers", "protocol"},
 }  # fmt: skip
 # Of workers/, these alone may be reached by the others that live there.
