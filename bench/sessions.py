@@ -58,7 +58,7 @@ class Seen:
     def broken(self, load: LiveLoad) -> list[str]:
         """Which of the promises did not hold; none, and the load is carried."""
         told = {
-            f"pictures lost: {dict(self.lost)}": self.lost.total() > 0,
+            f"pictures lost: {dict(+self.lost)}": self.lost.total() > 0,
             f"questions failed: {self.failed}": self.failed > 0,
             "a picture was too old": max(self.ages, default=0.0) > load.age_s,
             "first tokens came too late": percentile(self.first, 0.95) > load.first_token_s,
@@ -114,9 +114,9 @@ class Live:
         return due
 
     @property
-    def busy(self) -> bool:
-        """Whether a picture or a question is under way."""
-        return self.shown > self.feed.prefilled + self.feed.dropped.total() or bool(self.asked)
+    def under_way(self) -> int:
+        """Pictures that nothing has become of yet."""
+        return self.shown - self.feed.prefilled - self.feed.dropped.total()
 
     @property
     def lost(self) -> Counter[str]:
@@ -198,6 +198,8 @@ class Crowd:
                 await self._quiet(list(self._sessions.values()))
         self._measuring = False
         self._seen.lost.update(self._lost() - lost)
+        self._seen.lost["unfinished"] += sum(session.under_way for session in self._sessions.values())
+        self._seen.failed += sum(len(session.asked) for session in self._sessions.values())
         return self._seen
 
     async def close(self) -> None:
@@ -225,7 +227,7 @@ class Crowd:
 
     async def _quiet(self, sessions: Sequence[Live]) -> None:
         """Returns when nothing of these sessions is under way."""
-        while any(session.busy for session in sessions):  # noqa: ASYNC110  # nobody tells what feeds let go
+        while any(session.under_way or session.asked for session in sessions):  # noqa: ASYNC110  # nobody tells what feeds let go
             await asyncio.sleep(LOOK_S)
 
     def _lost(self) -> Counter[str]:
