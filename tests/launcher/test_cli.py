@@ -177,7 +177,9 @@ def test_where_a_model_comes_from_is_told_by_flags(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("workers.main.main", listen)
     flags = ("--model", "a/b", "--revision", "main", "--cache-dir", str(tmp_path), "--offline", "--device", "cuda")
-    status, _ = run("worker", *flags, "--weights", "fp8", "--tensor-parallel", "2", "--redis-url", "redis://127.0.0.1:1")
+    status, _ = run(
+        "worker", *flags, "--weights", "fp8", "--tensor-parallel", "2", "--redis-url", "redis://127.0.0.1:1"
+    )
     assert status == 0
     (settings,) = told
     asked = ["--model", "a/b", "--revision", "main", "--cache-dir", str(tmp_path), "--device", "cuda"]
