@@ -53,7 +53,7 @@ class Block:
 class Piece:
     """Tokens about to be written: a frame's grid, or a run of text, at `positions` [3, n].
 
-    One that `joins` goes on in the last page of the text before it, and stays and leaves with that. The first `lead`
+    One that `joins` goes on in the text before it, in its last page, and stays and leaves with that. The first `lead`
     tokens of a grid's piece are text that stays and leaves with it. Of a grid that is not whole, `patches` are those
     that are there, and `reach` the smallest and largest position of all of it.
     """
@@ -129,7 +129,7 @@ class Chain:
             room = fresh if used == 0 or tail is None else np.concatenate([tail.pages[:, :, -1:], fresh], axis=-1)
             slots.append(self._pool.slots_of(room)[:, :, used : used + len(piece)])
             tail = None
-        grows = tuple(used > 0 for used, _ in needs)
+        grows = tuple(self._tail(pieces, index) is not None for index in range(len(pieces)))
         return Draft(tuple(pieces), grows, pages, np.concatenate(slots, axis=-1), self._version)
 
     def commit(self, draft: Draft) -> None:
@@ -172,11 +172,15 @@ class Chain:
 
     def _need(self, pieces: Sequence[Piece], index: int) -> tuple[int, int]:
         """Slots already used of the page that a piece starts in (0: it starts a page), and the pages it takes."""
-        page_size, used = self._pool.page_size, 0
-        last = self.blocks[-1] if self.blocks and index == 0 else None
-        if pieces[index].joins and last is not None and last.kind != Kind.FRAME and last.turn == 0:
-            used = last.tokens % page_size
+        page_size, tail = self._pool.page_size, self._tail(pieces, index)
+        used = 0 if tail is None else tail.tokens % page_size
         return used, -(-(used + len(pieces[index])) // page_size) - (used > 0)
+
+    def _tail(self, pieces: Sequence[Piece], index: int) -> Block | None:
+        """The block that a piece goes on in, if it does."""
+        last = self.blocks[-1] if self.blocks and index == 0 else None
+        goes_on = pieces[index].joins and last is not None and last.kind != Kind.FRAME and last.turn == 0
+        return last if goes_on else None
 
     def _told(self, piece: Piece) -> int:
         """Enters a piece's tokens in the fact table; the first id."""
@@ -198,7 +202,7 @@ class Chain:
             last,
             first=last.first if last.first + last.tokens == first else -1,
             tokens=last.tokens + len(piece),
-            pages=np.concatenate([last.pages, pages], axis=-1),
+            pages=np.concatenate([last.pages, pages], axis=-1) if pages.shape[-1] else last.pages,
             high=max(last.high, high),
         )
         self.blocks = (*self.blocks[:-1], merged)
