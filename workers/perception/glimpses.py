@@ -63,7 +63,7 @@ class Glimpses:
         pictures = 1
         while pictures <= TOGETHER:
             most, step = pictures * self._afterimages.windows, _step(pictures)
-            for windows in range(step, most + 1, step):
+            for windows in range(step, most + step, step):
                 self._graph(pictures, windows)
             pictures *= 2
 
