@@ -27,7 +27,7 @@ Gather = Callable[[Sequence[Gathering]], list[Tensor]]
 
 
 class Watch(Protocol):
-    """Is told of each compaction: what was gathered and what is `told` of the survivors, then that all of it is done."""
+    """Is told of each compaction: what was gathered and what is `told` of the survivors, then that it is done."""
 
     def gathered(self, jobs: Sequence[Gathering], told: Sequence[Tensor]) -> None: ...
 
