@@ -188,7 +188,7 @@ def _prompt(checkpoint: Checkpoint) -> int:
 
 
 def _ms(costs: StepCosts) -> dict[str, float]:
-    return {name: round(1e3 * value, 5) for name, value in asdict(costs).items() if name != "spread"}
+    return {name: round(1e3 * value, 5) for name, value in asdict(costs).items() if name not in ("spread", "held")}
 
 
 def _steps_ms(seconds: list[float]) -> dict[str, float]:
@@ -263,7 +263,7 @@ def main() -> None:
     result = {"date": today(), "hardware": hardware(), "device": wanted.device, "trace": trace}
     if not on_gpu:
         carried = {name: fleet(costs, wanted.sessions, wanted.seconds, use) for name, use in FLEET.items()}
-        result |= {"sessions": wanted.sessions, "fleet": carried, "card": on_card(600.0, 80)}
+        result |= {"sessions": wanted.sessions, "fleet": carried, "card": on_card(300.0, 80)}
     print(json.dumps(result, indent=1))
     if wanted.json:
         name = "schedule-cuda.json" if on_gpu else "schedule.json"
