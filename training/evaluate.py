@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--blind", action="store_true", help="grey pictures in place of the videos")
     parser.add_argument("--weights", choices=("fp8",), help="as of a server; default: in full")
     parser.add_argument("--drop", type=int, default=0, help="the engine's --drop-threshold: 0 keeps all of a picture")
+    parser.add_argument("--drop-whole", type=int, default=0, help="with --drop: of so many pictures one is seen whole")
     parser.add_argument("--whole-windows", action="store_true", help="with --drop: encode also what stands still")
     parser.add_argument("--answers", type=Path, help="where every question and answer goes, as JSON")
     wanted = parser.parse_args()
@@ -73,7 +74,7 @@ def main() -> None:
         shown = [long_clip(wanted.seed, 5 * wanted.clips, wanted.age, every=4.5)]
     else:
         shown = clips(wanted.seed, wanted.clips)
-    changes = ChangeFilter(wanted.drop) if wanted.drop else None
+    changes = ChangeFilter(wanted.drop, wanted.drop_whole) if wanted.drop else None
     streams = int(bool(wanted.drop) and not wanted.whole_windows)
     verdicts: list[Verdict] = []
     for number, clip in enumerate(shown):

@@ -43,6 +43,9 @@ class Settings(FileSettings):
     drop_threshold: int | None = Field(
         default=None, ge=0, le=255, description="patches whose colours changed by no more are not kept; 0: all are"
     )
+    drop_whole: int | None = Field(
+        default=None, ge=0, description="with drop_threshold: of so many pictures one is kept whole; 0: none is"
+    )
     afterimages: int | None = Field(
         default=None, ge=0, description="sessions of which the vision tower then remembers what stands still"
     )
@@ -64,7 +67,7 @@ class Settings(FileSettings):
         options = ("model", "revision", "cache_dir", "device", "tensor_parallel", "dtype", "weights", "trained_length")
         sizes = ("pool_tokens", "step_tokens", "step_pictures", "slo_itl_ms", "threads")
         arguments: list[str] = []
-        for name in (*options, *sizes, "kv_dtype", "head_groups", "drop_threshold", "afterimages"):
+        for name in (*options, *sizes, "kv_dtype", "head_groups", "drop_threshold", "drop_whole", "afterimages"):
             value = getattr(self, name)
             if value is not None:
                 arguments += [f"--{name.replace('_', '-')}", str(value)]

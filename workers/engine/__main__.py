@@ -92,6 +92,7 @@ def _engine(arguments: argparse.Namespace, ring: PixelRing, emit: Callable[[Even
         kv_dtype=arguments.kv_dtype,
         head_groups=arguments.head_groups,
         drop_threshold=arguments.drop_threshold,
+        drop_whole=arguments.drop_whole,
         afterimages=arguments.afterimages,
         trained_length=arguments.trained_length,
         check_books=arguments.check_books,
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument(
         "--drop-threshold", type=int, default=0, help="patches that changed by no more (of 255) are dropped"
     )
+    sizes.add_argument("--drop-whole", type=int, default=0, help="of so many pictures one is kept whole all the same")
     sizes.add_argument(
         "--afterimages", type=int, help="sessions of which the vision tower then remembers what stands still"
     )

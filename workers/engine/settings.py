@@ -18,11 +18,11 @@ class EngineSettings:
     `frame_seconds`: what a frame costs, as measured; 0: unknown, and then nothing hangs on it. `head_groups`: into how
     many groups a layer's KV heads are divided; under policies that select tokens, each group keeps its own.
     `drop_threshold`: a patch is kept again if its colours changed by more than so much of 255 since it was last kept; 0
-    keeps all of every frame. `afterimages`: of how many sessions the vision tower then remembers what stands still and
-    need not be encoded; by default one for each 4,096 tokens of the pool. `kv_dtype`: what keys and values are stored
-    in, by default what the model computes in; as "fp8" twice as many fit, rounded to four significant bits.
-    `trained_length`: overrides the model's. `reanchor`: off only to show what it is for. `check_books`: holds the books
-    against what sessions have at every compaction.
+    keeps all of every frame. `drop_whole`: of so many frames one is kept whole all the same; 0: none. `afterimages`: of
+    how many sessions the vision tower then remembers what stands still and need not be encoded; by default one for each
+    4,096 tokens of the pool. `kv_dtype`: what keys and values are stored in, by default what the model computes in; as
+    "fp8" twice as many fit, rounded to four significant bits. `trained_length`: overrides the model's. `reanchor`:
+    off only to show what it is for. `check_books`: holds the books against what sessions have at every compaction.
     """
 
     name: str = "model"
@@ -37,6 +37,7 @@ class EngineSettings:
     frame_seconds: float = 0.0
     head_groups: int = 1
     drop_threshold: int = 0
+    drop_whole: int = 0
     afterimages: int | None = None
     kv_dtype: KVDtype | None = None
     trained_length: int | None = None

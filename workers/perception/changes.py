@@ -37,10 +37,12 @@ def look(picture: NDArray[np.uint8]) -> Look:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What each patch looked like when it was last kept, [height, width, colours], and the time of that picture."""
+    """What each patch looked like when it was last kept, [height, width, colours], and the time of that picture; and
+    how many pictures ago one was kept whole."""
 
     looks: NDArray[np.int16]
     kept_ms: NDArray[np.int64]
+    since_whole: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,12 @@ class Sight:
 class ChangeFilter:
     """Keeps a patch if in one of the blocks that it touches some colour's mean moved by more than `threshold` (of 255)
     since it was last kept, or if that is fading from memory: what stands still must not leave with the window.
+
+    Of `every` so many pictures one is kept whole; 0: only what nothing like it came before.
     """
 
     threshold: int
+    every: int = 0
 
     def sight(
         self, seen: Look, height: int, width: int, before: Reference | None, time_ms: int, faded_ms: int = -1
@@ -72,10 +77,11 @@ class ChangeFilter:
         Pictures up to `faded_ms` are not counted on any more.
         """
         looks = _by_patch(seen, height, width)
-        if before is None or before.looks.shape != looks.shape:
+        if before is None or before.looks.shape != looks.shape or before.since_whole + 1 == self.every:
             return Sight(None, Reference(looks, np.full((height, width), time_ms, np.int64)))
         kept = (np.abs(looks - before.looks).max(axis=-1) > self.threshold) | (before.kept_ms <= faded_ms)
-        reference = Reference(np.where(kept[..., None], looks, before.looks), np.where(kept, time_ms, before.kept_ms))
+        fresh = np.where(kept[..., None], looks, before.looks), np.where(kept, time_ms, before.kept_ms)
+        reference = Reference(*fresh, before.since_whole + 1)
         return Sight(None if kept.all() else np.flatnonzero(kept), reference)
 
 

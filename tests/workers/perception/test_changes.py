@@ -18,12 +18,13 @@ SIDE, LANES = 112, 4
 FILTER = ChangeFilter(threshold=6)
 
 
-def sights(pictures: list[NDArray[np.uint8]], faded: int = 100, lanes: int = LANES) -> list[Sight]:
+def sights(pictures: list[NDArray[np.uint8]], faded: int = 100, lanes: int = LANES, every: int = 0) -> list[Sight]:
     """Of one picture a second; what was kept `faded` pictures ago is not counted on any more."""
     before: Reference | None = None
     seen = []
     for n, picture in enumerate(pictures):
-        seen.append(FILTER.sight(look(picture), lanes, lanes, before, 1000 * n, 1000 * (n - faded)))
+        keep = ChangeFilter(FILTER.threshold, every)
+        seen.append(keep.sight(look(picture), lanes, lanes, before, 1000 * n, 1000 * (n - faded)))
         before = seen[-1].reference
     return seen
 
@@ -72,6 +73,11 @@ def test_a_slow_drift_is_kept_again_once_it_has_become_a_change() -> None:
 def test_what_stands_still_is_kept_again_after_a_while() -> None:
     still = [grey(90)] * 9
     assert [sight.tokens for sight in sights(still, faded=4)] == [16, 0, 0, 0, 16, 0, 0, 0, 16]
+
+
+def test_one_of_so_many_pictures_is_kept_whole() -> None:
+    pictures = [grey(90), grey(90), spotted(90, (0, 0)), *[grey(90)] * 5]
+    assert [sight.tokens for sight in sights(pictures, every=3)] == [16, 0, 1, 16, 0, 0, 16, 0]
 
 
 def test_only_what_was_kept_is_young_again() -> None:
