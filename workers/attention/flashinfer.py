@@ -287,6 +287,10 @@ class FixedAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As PlannedAttention, over all rows; those that no sequence has hold something finite."""
         store_all(self._store, layer, self._targets, k, v)
+        return self.see(layer, q)
+
+    def see(self, layer: int, q: Tensor) -> Tensor:
+        """What queries see of that layer as it stands."""
         queries = q.chunk(len(self._outs), dim=1)
         outs = [self._planner.run(layer, group, part, self._outs[group]) for group, part in enumerate(queries)]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
