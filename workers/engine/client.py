@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from workers.engine.messages import Command, Event, Failed, FrameTaken, Ready, Shutdown, Working
@@ -62,7 +65,6 @@ class EngineClient:
         self._death: EngineDied | None = None
         self._closing = False
         self._reason = ""
-        self._killed = False
         self._patience: float | None = None  # until it is ready, the wait for that is what has a limit
         self._working: list[str] = []
         self._card: Ready | None = None
@@ -209,10 +211,13 @@ class EngineClient:
         self._ring.close()
 
     def _kill(self) -> None:
-        """After its socket has closed the engine has nothing left to do, whatever state it is in."""
-        if self._process.returncode is None and not self._killed:
-            self._killed = True  # a second signal would take its status from those who wait for it
-            self._process.kill()
+        """After its socket has closed the engine has nothing left to do, whatever state it is in.
+
+        The signal is sent directly: Process.kill may take the status from those who wait for it.
+        """
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
     def _raise_if_dead(self) -> None:
         if self._death is not None:

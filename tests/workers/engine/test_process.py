@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,7 @@ async def test_every_verb_tells_of_the_engines_death(folder: Path) -> None:
     async with asyncio.TaskGroup() as group:
         client = await EngineClient.start(group, arguments(folder), ClientLimits(slots=1))
         await client.acquire_slot()
-        client._process.kill()
+        os.kill(client._process.pid, signal.SIGKILL)
         with pytest.raises(EngineDied, match="status -9"):
             async for _ in client.events():
                 pass
