@@ -11,7 +11,7 @@ COUNTERPARTS = {
     "test_arms_on_a_gpu": "test_arms_of_several_calls_stand_in_one_file",
     "test_cuda_runs_without_waiting_and_agrees_with_the_processor": "test_half_precision_stays_close",
     "test_cuda_agrees_with_the_processor_and_with_itself": "test_each_token_goes_through_its_own_experts",
-    "test_dropping_makes_the_host_wait_for_nothing": "test_only_what_changed_is_written_where_it_stands_in_the_whole_grid",
+    "test_dropping_makes_the_host_wait_for_nothing": "test_every_frame_is_told_about_once",
     "test_half_precision_on_a_gpu_is_for_flashinfer": "test_the_pool_decides_which_implementation_serves_it",
     "test_steps_make_the_host_wait_for_nothing_but_tokens": "test_being_ahead_changes_nothing",
 }
