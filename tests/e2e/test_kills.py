@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 
 from protocol.bus import Bus
+from protocol.errors import LeaseLost
+from protocol.messages import Notice
 from protocol.retention import Retention
 from tests.chaos.audience import HEADERS, audience, owner
 from tests.chaos.client import Client
@@ -94,11 +96,8 @@ async def test_workers_stopped_for_longer_than_their_lease_are_not_heard_any_mor
                 for client in clients
             ]
 
-        async def refused() -> bool:
-            """Of an owner that looks at its lease before it speaks there is nothing to refuse."""
-            return any([(await bus.sessions.get(client.session_id)).fenced for client in clients])
-
-        await eventually(refused, ANSWER_S)
+        for client in clients:
+            await speak_late(bus, client.session_id)
         for client, task in zip(clients, tasks, strict=True):
             await client.ask("q2", "And now?", max_tokens=8)
             await client.until_ended(["q2"], seconds=ANSWER_S)
@@ -106,6 +105,15 @@ async def test_workers_stopped_for_longer_than_their_lease_are_not_heard_any_mor
             assert await owner(babbling, client) is not task.result()
     assert [member.pid for member in babbling.workers] == before, "the workers that were stopped go on"
     await bus.aclose()
+
+
+async def speak_late(bus: Bus, session_id: str) -> None:
+    """Says what the owner of before would say if it had not looked at its lease first: that is refused, and counted."""
+    record = await bus.sessions.get(session_id)
+    late = Notice(code="late", message="from an owner of before")
+    with pytest.raises(LeaseLost):
+        await bus.outputs.append(session_id, record.epoch - 1, [(100_000, late)])
+    assert (await bus.sessions.get(session_id)).fenced > record.fenced
 
 
 async def staffed(running: Cluster) -> None:
