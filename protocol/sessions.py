@@ -9,7 +9,7 @@ import msgspec
 from protocol import keys
 from protocol.codec import decode, encode
 from protocol.connection import Connection
-from protocol.errors import Conflict, NotFound
+from protocol.errors import Conflict, NotFound, SessionClosed
 from protocol.messages import Closed, IngestStats, MediaEnd, SessionSpec, SessionState, SessionStats
 from protocol.retention import Retention
 from protocol.scripts import ERASE, FINISH, ONCE, OPEN
@@ -39,6 +39,11 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     def over(self) -> bool:
         """Whether the session takes nothing more."""
         return self.state in ("closing", "closed")
+
+    def check_usable(self) -> None:
+        """Raises SessionClosed."""
+        if self.over:
+            raise SessionClosed(f"the session was closed: {self.reason or 'client'}")
 
 
 class Sessions:

@@ -52,7 +52,7 @@ class Subscription:
         self.overflowed = False
 
     def finish(self) -> None:
-        """No more will come: the gateway is going down."""
+        """No more will come: the session is over, or the gateway is going down."""
         self._finished = True
         self._arrived.set()
 
@@ -116,14 +116,18 @@ class Relay:
         self._observe: Callable[[Relayed], None] = lambda relayed: None
 
     @asynccontextmanager
-    async def subscribe(self, session_id: str, after: EntryId | None = None) -> AsyncIterator[Subscription]:
-        """Outputs after an id, or from now on. Raises BusUnavailable."""
+    async def subscribe(
+        self, session_id: str, after: EntryId | None = None, *, over: bool = False
+    ) -> AsyncIterator[Subscription]:
+        """Outputs after an id, or from now on; ``over``: no others than were said by now. Raises BusUnavailable."""
         async with self.following(session_id) as position:
             subscription = Subscription(position if after is None else after)
             readers = self._followed[session_id].subscriptions
             readers.add(subscription)
             try:
                 subscription.replayed([] if after is None else await self._since(session_id, after))
+                if over:
+                    subscription.finish()
                 yield subscription
             finally:
                 readers.discard(subscription)

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from protocol import ids
-from protocol.errors import Conflict, NotFound, RateLimited, SessionClosed
+from protocol.errors import Conflict, NotFound, RateLimited
 from protocol.ids import EntryId
 from protocol.messages import AnswerDone, AnswerFailed, Ask, Closed, QuestionRecord, SessionSpec
 from protocol.sessions import SessionRecord
@@ -53,8 +53,7 @@ class Sessions:
     async def usable(self, tenant: str, session_id: str) -> SessionRecord:
         """Raises NotFound, SessionClosed."""
         record = await self.get(tenant, session_id)
-        if record.over:
-            raise SessionClosed(f"the session was closed: {record.reason or 'client'}")
+        record.check_usable()
         return record
 
     async def of_tenant(self, tenant: str) -> list[SessionRecord]:
@@ -226,15 +225,17 @@ class Sessions:
         """Like ``subscribe``, and where the bus loses the session meanwhile, it is opened again."""
         if not record.over:
             self._revival.know(record.spec)
-        return self._relay.subscribe(record.spec.session_id, after)
+        return self._relay.subscribe(record.spec.session_id, after, over=record.state == "closed")
 
     def reviving(self, session_id: str) -> bool:
         """Whether the session is being opened again on a bus that lost it."""
         return self._revival.reviving(session_id)
 
-    def subscribe(self, session_id: str, after: EntryId | None = None) -> AbstractAsyncContextManager[Subscription]:
-        """The session's outputs after an id, or from now on."""
-        return self._relay.subscribe(session_id, after)
+    def subscribe(
+        self, session_id: str, after: EntryId | None = None, *, over: bool = False
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """The session's outputs after an id, or from now on; ``over``: as ``Relay.subscribe`` has it."""
+        return self._relay.subscribe(session_id, after, over=over)
 
     # --- what goes on by itself ---------------------------------------------------------------------------------------
 

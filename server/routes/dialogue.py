@@ -82,8 +82,6 @@ class Dialogue:
             LonglookError: it cannot be served, and was not accepted.
         """
         async with self._gateway.sessions.attend(self._record, after) as outputs:
-            if self._record.state == "closed":
-                outputs.finish()  # all that it said is in its log
             self._outbox.put({**await self._greeting(), "last_event_id": str(outputs.began)})
             await self._websocket.accept()
             metrics, begun = self._gateway.metrics, time.monotonic()

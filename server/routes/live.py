@@ -9,8 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, WebSocket
 
 from protocol import ids
-from protocol.errors import LonglookError, SessionClosed, Unauthorized
-from protocol.ids import EntryId
+from protocol.errors import LonglookError, Unauthorized
 from protocol.sessions import SessionRecord
 from server.auth import bearer
 from server.faults import error_response
@@ -41,7 +40,8 @@ async def live(
             gateway.condition.check_open()
             after = last_event(last_event_id)
             record, resumed = await _admit(gateway, websocket, session, token)
-            _check_anything_left(record, after)
+            if after is None:  # whoever comes back for what was missed finds it in a session that is over, too
+                record.check_usable()
             held.enter_context(gateway.sockets.hold(record.spec.tenant, gateway.settings.limits.sockets))
             await Dialogue(websocket, gateway, record, resumed=resumed).run(after)
         except LonglookError as error:
@@ -68,13 +68,3 @@ async def _admit(
         raise Unauthorized("unknown token")
     kind = await gateway.bus.tokens.consume(session_id, token)
     return await gateway.bus.sessions.get(session_id), kind == "resume"
-
-
-def _check_anything_left(record: SessionRecord, after: EntryId | None) -> None:
-    """A session that is over is open to those alone who come back for what they have missed of it.
-
-    Raises:
-        SessionClosed
-    """
-    if record.over and after is None:
-        raise SessionClosed(f"the session was closed: {record.reason or 'client'}")

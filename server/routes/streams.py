@@ -74,9 +74,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place:
-            async with self._gateway.sessions.subscribe(self._session_id, self._after) as outputs:
-                if self._over:
-                    outputs.finish()
+            async with self._gateway.sessions.subscribe(self._session_id, self._after, over=self._over) as outputs:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 async with asyncio.TaskGroup() as tasks:
                     ways_out = {
