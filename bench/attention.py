@@ -8,20 +8,16 @@ which has a memory of its own in pages that lie anywhere.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.machine import machine
-from bench.matrices import timed
 from bench.random_model import QWEN25VL_7B
+from bench.timings import tell, timed
 from workers.attention.flashinfer import FixedAttention, FlashInferAttention
 from workers.core import FLOAT8, KVStore, Part, Query, narrowed
 
@@ -33,17 +29,7 @@ BATCHES = ((1, 1), (16, 1), (32, 1), (64, 1), (1, 16), (1, 32), (1, 260), (2, 26
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.attention", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    wanted = parser.parse_args()
-    figures = {}
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        for name, microseconds in measured():
-            figures[name] = microseconds
-            print(f"{name:<44}{microseconds:>10.1f}", flush=True)
-    if wanted.json:
-        wanted.json.write_text(json.dumps({"machine": machine("cuda", torch.get_num_threads()), "us": figures}) + "\n")
+    tell("python -m bench.attention", __doc__ or "", measured())
 
 
 def measured() -> Iterator[tuple[str, float]]:

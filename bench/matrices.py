@@ -8,21 +8,17 @@ hold, the median of a few replays.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.machine import machine
 from bench.random_model import random_checkpoint
+from bench.timings import tell, timed
 from workers.models.eightbit import ScaledLinear, convert
 from workers.models.fusion import gated, gated_scaled, normed, scaled
 from workers.perception.vision import Eye
@@ -40,10 +36,8 @@ VISION_ROWS = (1024, 8192)
 HIDDEN, INNER = 3584, 18_944
 EPSILON = 1e-6
 CACHE_BYTES = 128 << 20
-REPLAYS = 7
 FEWEST, MOST = 4, 28
 
-Call = Callable[[], object]
 SUMS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "sum, then norm": lambda x, more: F.rms_norm(x + more, more.shape[-1:], more[0], EPSILON),
     "sum and norm": lambda x, more: normed(x, more, more[0], EPSILON),
@@ -59,17 +53,7 @@ Thing = TypeVar("Thing")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.matrices", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    wanted = parser.parse_args()
-    figures = {}
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        for name, microseconds in chain(products(), between(), whole()):
-            figures[name] = microseconds
-            print(f"{name:<44}{microseconds:>10.1f}", flush=True)
-    if wanted.json:
-        wanted.json.write_text(json.dumps({"machine": machine("cuda", torch.get_num_threads()), "us": figures}) + "\n")
+    tell("python -m bench.matrices", __doc__ or "", chain(products(), between(), whole()))
 
 
 def products() -> Iterator[tuple[str, float]]:
@@ -123,26 +107,6 @@ def whole() -> Iterator[tuple[str, float]]:
 def _unattended(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """In place of attention, which weights have no part in."""
     return q
-
-
-def timed(calls: Sequence[Call]) -> float:
-    """Microseconds a call."""
-    for call in calls:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    taken: list[float] = []
-    for _ in range(REPLAYS):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
-        graph.replay()
-        stop.record()
-        torch.cuda.synchronize()
-        taken.append(1000 * start.elapsed_time(stop) / len(calls))
-    return statistics.median(taken)
 
 
 def _copies(values: int, make: Callable[[], Thing]) -> list[Thing]:
