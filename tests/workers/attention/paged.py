@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.core import indexed
+from workers.attention.flashinfer import FlashInferAttention
+from workers.core import Attend, KVStore, Query, Turn, indexed
 
 
 class PagedReference:
@@ -82,3 +83,18 @@ class PagedReference:
             scores = scores.masked_fill(hidden.unsqueeze(1), -math.inf)
         out = torch.einsum("nhm,mhd->nhd", scores.softmax(-1), v)
         return out.to(q.dtype), scores.logsumexp(-1).float() / math.log(2)
+
+
+def paged(heads: int, store: KVStore, turn: Turn) -> FlashInferAttention:
+    """FlashInfer's attention on a GPU, elsewhere the same with the wrapper above."""
+    return FlashInferAttention(store, turn, heads, None if store.keys.is_cuda else PagedReference)
+
+
+class Uncaptured:
+    """The same attention, but never part of a graph."""
+
+    def __init__(self, heads: int, store: KVStore, turn: Turn) -> None:
+        self._attention = paged(heads, store, turn)
+
+    def plan(self, queries: tuple[Query, ...]) -> Attend:
+        return self._attention.plan(queries)

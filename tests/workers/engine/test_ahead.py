@@ -7,6 +7,7 @@ for FlashInfer's and what graphs would replay is computed again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.workers.attention.paged import PagedReference
+from tests.workers.attention.paged import Uncaptured, paged
 from tests.workers.cuda import without_waiting
 from tests.workers.engine.rig import Rig, pages, session
-from workers.attention.flashinfer import FlashInferAttention
-from workers.core import Attend, KVStore, Query, Turn
 from workers.engine.batch import Runner, Work
 from workers.engine.messages import CancelQuestion, CloseSession, QuestionDone
 from workers.engine.settings import EngineSettings
@@ -53,22 +52,8 @@ def there(folder: Path, request: pytest.FixtureRequest) -> Checkpoint:
     return open_checkpoint(folder, request.param, torch.float32 if request.param == "cpu" else torch.bfloat16)
 
 
-def paged(store: KVStore, turn: Turn) -> FlashInferAttention:
-    return FlashInferAttention(store, turn, HEADS, None if store.keys.is_cuda else PagedReference)
-
-
-class Uncaptured:
-    """The same attention, but never part of a graph."""
-
-    def __init__(self, store: KVStore, turn: Turn) -> None:
-        self._attention = paged(store, turn)
-
-    def plan(self, queries: tuple[Query, ...]) -> Attend:
-        return self._attention.plan(queries)
-
-
 def rig(checkpoint: Checkpoint, **make: Any) -> Rig:
-    return Rig(checkpoint, SETTINGS, {"make_attention": paged, "ahead": True, **make})
+    return Rig(checkpoint, SETTINGS, {"make_attention": partial(paged, HEADS), "ahead": True, **make})
 
 
 def heard(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, make: Callable[[Checkpoint], Rig]) -> Tensor:
@@ -103,7 +88,7 @@ def test_logits_are_those_of_the_reference(folder: Path, there: Checkpoint, monk
 
 
 def test_graphs_change_nothing(there: Checkpoint) -> None:
-    captured, plain = rig(there), rig(there, make_attention=Uncaptured)
+    captured, plain = rig(there), rig(there, make_attention=partial(Uncaptured, HEADS))
     assert captured.engine._graphs is not None
     assert plain.engine._graphs is None
     assert session(captured) == session(plain)

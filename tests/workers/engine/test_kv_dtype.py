@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workers.attention.paged import PagedReference
+from tests.workers.attention.paged import Uncaptured, paged
 from tests.workers.engine.rig import Rig, pages, session
-from workers.attention.flashinfer import FlashInferAttention
-from workers.core import FLOAT8, Attend, KVStore, Query, Turn
+from workers.core import FLOAT8
 from workers.engine.batch import Runner
 from workers.engine.settings import EngineSettings
 from workers.models.checkpoint import Checkpoint, open_checkpoint
@@ -43,22 +43,8 @@ def there(folder: Path, request: pytest.FixtureRequest) -> Checkpoint:
     return open_checkpoint(folder, request.param, torch.float32 if request.param == "cpu" else torch.bfloat16)
 
 
-def paged(store: KVStore, turn: Turn) -> FlashInferAttention:
-    return FlashInferAttention(store, turn, HEADS, None if store.keys.is_cuda else PagedReference)
-
-
-class Uncaptured:
-    """The same attention, but never part of a graph."""
-
-    def __init__(self, store: KVStore, turn: Turn) -> None:
-        self._attention = paged(store, turn)
-
-    def plan(self, queries: tuple[Query, ...]) -> Attend:
-        return self._attention.plan(queries)
-
-
 def rig(checkpoint: Checkpoint, settings: EngineSettings = SETTINGS, **make: Any) -> Rig:
-    return Rig(checkpoint, settings, {"make_attention": paged, "ahead": True, **make})
+    return Rig(checkpoint, settings, {"make_attention": partial(paged, HEADS), "ahead": True, **make})
 
 
 def logits(r: Rig, monkeypatch: pytest.MonkeyPatch, policy: str = "window") -> torch.Tensor:
@@ -111,7 +97,7 @@ def test_logits_are_those_of_the_reference(folder: Path, there: Checkpoint, monk
 
 def test_graphs_change_nothing_but_what_lies_between_two_values(there: Checkpoint) -> None:
     """Sums of another order make a key the next value of eight bits, from which greedy tokens may then part."""
-    captured, plain = rig(there), rig(there, make_attention=Uncaptured)
+    captured, plain = rig(there), rig(there, make_attention=partial(Uncaptured, HEADS))
     answers = [session(each, remember=False) for each in (captured, plain)]
     assert [len(answer) for answer in answers[0]] == [len(answer) for answer in answers[1]]
     for ours, theirs in zip(pages(captured), pages(plain), strict=True):
