@@ -80,10 +80,10 @@ def _card(result: dict[str, Any]) -> Iterator[Row]:
     details, peer = result["details"], result["arms"].get("vllm")
     rows = {
         "ingest": _ingest,
-        "ingest_fp8": lambda told: ("the same with weights in eight bits", f"{told['fps']:.0f} a second"),
+        "ingest_fp8": lambda told: ("the same with weights in eight bits", _rate(told)),
         "ingest_drop": lambda told: (
             f"the same, a fixed camera's, {100 * told['kept']:.0f} % of the tokens kept",
-            f"{told['fps']:.0f} a second",
+            _rate(told),
         ),
         "live_full": lambda told: ("live sessions of one picture a second, all kept", f"{told['sessions']}"),
         "live_drop": lambda told: ("the same, fixed cameras, unchanged patches dropped", f"{told['sessions']}"),
@@ -111,7 +111,11 @@ def _card(result: dict[str, Any]) -> Iterator[Row]:
 
 def _ingest(told: dict[str, Any]) -> tuple[str, str]:
     streams = f"{told['load']['sessions']} live streams of {told['keys']:,} keys each"
-    return f"{streams}: pictures of 448 x 448 taken in, all of each kept", f"{told['fps']:.0f} a second"
+    return f"{streams}: pictures of 448 x 448 taken in, all of each kept", _rate(told)
+
+
+def _rate(told: dict[str, Any]) -> str:
+    return f"{told['fps']:.0f} a second, for {told['load']['seconds']:g} s"
 
 
 def _loaded(told: dict[str, Any]) -> tuple[str, str]:
