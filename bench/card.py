@@ -7,11 +7,15 @@ device has done what it was given.
 
 from __future__ import annotations
 
+import cProfile
 import gc
+import io
+import pstats
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 
 import torch
@@ -19,6 +23,7 @@ import torch
 from bench.camera import Album, Blocks, View
 from bench.host import percentile, together
 from bench.load import ROOM, Load
+from bench.report import Details
 from bench.stream import Streams
 from workers.core import Fence
 from workers.engine.settings import EngineSettings
@@ -26,6 +31,7 @@ from workers.models.checkpoint import Checkpoint
 
 Figures = dict[str, float]
 _RESERVE = 16
+_LONGEST = 8  # steps that are told one by one
 
 
 class Card:
@@ -63,7 +69,7 @@ class Card:
             "host_ms_a_picture": round(1e3 * host / pictures, 2),
         }
 
-    def loaded(self, ceiling: float) -> Figures:
+    def loaded(self, ceiling: float) -> Details:
         """Gaps between the tokens of answers while pictures come at a share of the `ceiling`, and how many get in.
 
         Beyond the ceiling answers would wait for the pictures, as far as their readers have something to read.
@@ -77,14 +83,21 @@ class Card:
                 bring()
                 self._keep_asking(streams)
 
+            streams.steps.clear()
             fps, _ = self._sustained(streams, feed)
             gaps = [b - a for told in streams.told.values() for a, b in pairwise(told[1:])]
+            longest = sorted(streams.steps, key=lambda step: step.seconds, reverse=True)[:_LONGEST]
+            began = streams.steps[0].at
         return {
             "fps": round(fps, 2),
             "share": round(fps / ceiling, 3),
             "itl_p50_ms": _ms(percentile(gaps, 0.5)),
             "itl_p99_ms": _ms(percentile(gaps, 0.99)),
             "tokens": len(gaps),
+            "steps": len(streams.steps),
+            "longest": [
+                {"at_s": round(step.at - began, 2), "ms": _ms(step.seconds), **asdict(step.counts)} for step in longest
+            ],
         }
 
     def _keep_asking(self, streams: Streams) -> None:
@@ -209,12 +222,21 @@ class Card:
         if self._profile is None:
             return
         with torch.profiler.profile() as profiler:
-            for _ in range(4):
-                streams.top_up(3 * pictures)
-                streams.engine.step()
-            self._settle()
+            self._some(4, streams, pictures)
+        host = cProfile.Profile()
+        host.runcall(self._some, 12, streams, pictures)
         for order in ("self_cuda_time_total", "self_cpu_time_total"):
             self._profile(profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90))
+        for order in ("tottime", "cumulative"):
+            told = io.StringIO()
+            pstats.Stats(host, stream=told).sort_stats(order).print_stats(60)
+            self._profile(told.getvalue())
+
+    def _some(self, steps: int, streams: Streams, pictures: int) -> None:
+        for _ in range(steps):
+            streams.top_up(3 * pictures)
+            streams.engine.step()
+        self._settle()
 
     def _settle(self) -> None:
         fence = Fence(self._device)

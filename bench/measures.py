@@ -25,7 +25,7 @@ from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.eightbit import convert
 
-_LONG = ("trials", "kept", "memory", "samples", "looks")
+_LONG = ("trials", "longest", "kept", "memory", "samples", "looks")
 
 
 class Skipped(Exception):
