@@ -65,7 +65,7 @@ class KVStore:
 
     def clear(self, slots: NDArray[np.int64]) -> None:
         """Takes away what weighs the keys in slots [n]."""
-        self.bias[:, :, torch.from_numpy(slots).to(self.bias.device)] = 0
+        self.bias.index_fill_(2, sent(slots, self.bias.device), 0)
 
 
 class Run(NamedTuple):

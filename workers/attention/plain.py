@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
-from workers.core import KVStore, Query, Run, Turn, indexed, narrowed
+from workers.core import KVStore, Query, Run, Turn, indexed, narrowed, sent
 
 _RUNS_IN_PLACE = 4
 
@@ -68,7 +68,7 @@ class PlannedAttention:
         self._queries = queries
         self._device = self._store.keys.device
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._targets = [torch.from_numpy(query.slots).to(self._device) for query in queries]
+        self._targets = [sent(query.slots, self._device) for query in queries]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Writes k and v [tokens, kv_heads, dim], then gives what q [tokens, heads, dim] see (undefined if unread)."""
