@@ -44,6 +44,13 @@ class Stepped(NamedTuple):
     counts: StepCounts
 
 
+class Decoded(NamedTuple):
+    """A picture, and what is told of its look."""
+
+    pixels: Pixels
+    look: bytes
+
+
 class Streams:
     """An engine and its sessions, each with a camera. Pictures are JPEG bytes in memory, and are decoded by a few
     threads, ahead of their turn. Sessions come in an order that is drawn anew each round.
@@ -59,7 +66,7 @@ class Streams:
         self.steps: deque[Stepped] = deque(maxlen=_STEPS)
         self._pixels: dict[int, Pixels] = {}
         self._threads = ThreadPoolExecutor(threads)
-        self._coming: deque[tuple[str, Future[Pixels]]] = deque()
+        self._coming: deque[tuple[str, Future[Decoded]]] = deque()
         self._cameras: dict[str, int] = {}
         self._shown: Counter[str] = Counter()
         self._clocks: dict[str, int] = {}
@@ -155,9 +162,9 @@ class Streams:
         name, decoding = self._coming.popleft()
         self._push(name, decoding.result())
 
-    def _push(self, name: str, pixels: Pixels) -> None:
+    def _push(self, name: str, decoded: Decoded) -> None:
         slot, self._slot = self._slot, self._slot + 1
-        self._pixels[slot] = pixels
+        self._pixels[slot] = decoded.pixels
         self._clocks[name] += 1000
         self.engine.handle(
             PushFrame(
@@ -168,6 +175,7 @@ class Streams:
                 width=self.side,
                 height=self.side,
                 deadline=_FAR,
+                look=decoded.look,
             )
         )
 
@@ -190,7 +198,6 @@ class Streams:
             self.done.add(event.question_id)
 
 
-def _decoded(jpeg: bytes, side: int) -> Pixels:
+def _decoded(jpeg: bytes, side: int) -> Decoded:
     pixels = np.empty((side, side, 3), np.uint8)
-    decode(jpeg, pixels)
-    return pixels
+    return Decoded(pixels, decode(jpeg, pixels))

@@ -153,7 +153,8 @@ class FrameFeed:
             return
         deadline = time.monotonic() + patience
         slot = await self._engine.acquire_slot()
-        if not await self._decoded(picture, slot):
+        look = await self._decoded(picture, slot)
+        if look is None:
             self._engine.release_slot(slot)
             self._room.release()
             self.dropped["undecodable"] += 1
@@ -169,22 +170,23 @@ class FrameFeed:
                 width=picture.width,
                 height=picture.height,
                 deadline=deadline,
+                look=look,
             )
         )
 
-    async def _decoded(self, picture: Picture, slot: int) -> bool:
+    async def _decoded(self, picture: Picture, slot: int) -> bytes | None:
+        """The picture's look once it is in its slot; None if it cannot be decoded."""
         try:
             decoding = self._decoder.decode(picture, self._engine.pixels(slot, picture.height, picture.width))
-            await asyncio.shield(decoding)
+            return await asyncio.shield(decoding)
         except (BadMedia, ValueError):
-            return False
+            return None
         except asyncio.CancelledError:
             # The thread may still be writing: the slot is nobody else's before it is done.
             decoding.add_done_callback(lambda done: self._abandon(done, slot))
             raise
-        return True
 
-    def _abandon(self, decoding: asyncio.Future[None], slot: int) -> None:
+    def _abandon(self, decoding: asyncio.Future[bytes], slot: int) -> None:
         if not decoding.cancelled():
             decoding.exception()  # nobody else will look at it
         self._engine.release_slot(slot)

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from protocol.errors import BadMedia
 from protocol.messages import Picture
+from workers.perception.changes import means
 
 
 class PictureDecoder:
@@ -20,21 +21,26 @@ class PictureDecoder:
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def decode(self, picture: Picture, into: NDArray[np.uint8]) -> asyncio.Future[None]:
-        """Begins to write the picture into ``into``, uint8 [height, width, 3]. The future raises BadMedia."""
+    def decode(self, picture: Picture, into: NDArray[np.uint8]) -> asyncio.Future[bytes]:
+        """Begins to write the picture into ``into``, uint8 [height, width, 3]. The future has its look, or BadMedia."""
         return asyncio.get_running_loop().run_in_executor(self._threads, decode, picture.jpeg, into)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def decode(jpeg: bytes, into: NDArray[np.uint8]) -> None:
-    """Decodes into uint8 [height, width, 3]. Raises BadMedia for anything but a JPEG of exactly that size."""
+def decode(jpeg: bytes, into: NDArray[np.uint8]) -> bytes:
+    """Decodes into uint8 [height, width, 3]; gives what PushFrame tells of its look.
+
+    Raises BadMedia for anything but a JPEG of exactly that size.
+    """
     height, width, _ = into.shape
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
             if image.size != (width, height):
                 raise BadMedia(f"a picture of {image.width} x {image.height} was announced as {width} x {height}")
-            np.copyto(into, np.asarray(image.convert("RGB")))
+            shown = image if image.mode == "RGB" else image.convert("RGB")
+            np.copyto(into, np.asarray(shown))
+            return means(shown)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise BadMedia("a picture cannot be decoded") from error

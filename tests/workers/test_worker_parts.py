@@ -13,6 +13,7 @@ from protocol.leases import Cursor, LaneEntry, Lease
 from protocol.messages import AnswerDelta, AnswerDone, AnswerFailed, AnswerStarted, Ask, Lane, SessionSpec
 from workers.answers import Answers
 from workers.engine.messages import QuestionDone, QuestionStarted, Refused, Tokens
+from workers.perception.changes import Look, look
 from workers.pictures import decode
 from workers.reading import Reading
 
@@ -122,7 +123,8 @@ def encoded(size: tuple[int, int], kind: str) -> bytes:
 class TestPictures:
     def test_a_jpeg_becomes_rgb(self) -> None:
         into = np.zeros((16, 32, 3), np.uint8)
-        decode(encoded((32, 16), "JPEG"), into)
+        means = decode(encoded((32, 16), "JPEG"), into)
+        np.testing.assert_array_equal(Look.told(means, 16, 32).blocks, look(into).blocks)
         assert np.abs(into.reshape(-1, 3).mean(0) - [200, 0, 0]).max() < 3
 
     @pytest.mark.parametrize(

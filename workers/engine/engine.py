@@ -10,7 +10,7 @@ from protocol.messages import ModelCard
 from workers.engine.answers import Emit, Voice
 from workers.engine.device import Computing, Device, MakeAttention, Pixels
 from workers.engine.fairness import Governor
-from workers.engine.incoming import Frame
+from workers.engine.incoming import Frame, look_of
 from workers.engine.messages import (
     AskQuestion,
     CancelQuestion,
@@ -40,7 +40,7 @@ from workers.memory.policy import Policy
 from workers.memory.pool import PoolExhausted
 from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint
-from workers.perception.changes import USUAL_THRESHOLD, ChangeFilter, look
+from workers.perception.changes import USUAL_THRESHOLD, ChangeFilter
 
 CAPACITY = 0.85  # seconds of frames' work in a second: the rest is for answers, and for what nobody foresees
 MakeDevice = Callable[[Checkpoint, EngineSettings, Pixels, MakeAttention | None], Computing]
@@ -249,6 +249,7 @@ class Engine:
         try:
             height, width = self._eye.size(command.height, command.width)
             picture = self._pixels(command)
+            seen = look_of(command, picture) if session.frames.drops else None
         except ValueError:
             self._emit(taken(command, "dropped_invalid"))
             return
@@ -257,7 +258,6 @@ class Engine:
             if not session.thinning.admits(command.t_ms):
                 session.pass_over(command)
                 return
-        seen = look(picture) if session.frames.drops else None
         session.push(Frame(command, height, width, seen))
 
     def _say_whose(self, sessions: Iterable[Session]) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from workers.engine.messages import PushFrame
-from workers.perception.changes import ChangeFilter, Look, Patches, Reference, Sight
+from workers.perception.changes import ChangeFilter, Look, Patches, Reference, Sight, look
 from workers.perception.glimpses import Change
-from workers.perception.vision import Features
+from workers.perception.vision import Features, Picture
 
 _NEWEST = 0.1  # what the newest frame counts of what frames take of late
 
@@ -45,6 +45,11 @@ class Frame:
     def tokens(self) -> int:
         """How many tokens it takes; 0 if it is like the frame before it."""
         return self.height * self.width if self.sight is None else self.sight.tokens
+
+
+def look_of(command: PushFrame, picture: Picture) -> Look:
+    """What a frame looks like: as told or, if nothing was, as its picture shows. ValueError if that cannot be."""
+    return Look.told(command.look, command.height, command.width) if command.look else look(picture)
 
 
 class Shares(NamedTuple):

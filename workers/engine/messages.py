@@ -46,6 +46,7 @@ class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
     """One picture, RGB uint8 [height, width, 3], in slot ``slot`` of the shared pixel ring; freed by FrameTaken.
 
     ``t_ms`` never falls within a session; ``deadline`` matters to live sessions, which drop a frame that is past it.
+    ``look``: the mean colours of its blocks (perception's `means`), where whoever decoded it has taken them already.
     """
 
     session_id: str
@@ -55,6 +56,7 @@ class PushFrame(Message, frozen=True, kw_only=True, tag="frame"):
     width: int
     height: int
     deadline: float  # time.monotonic() by which it should be in the trunk
+    look: bytes = b""
 
 
 class EndMedia(Message, frozen=True, kw_only=True, tag="end_media"):

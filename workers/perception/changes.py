@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,21 @@ class Look:
     height: int
     width: int
 
+    @classmethod
+    def told(cls, means: bytes, height: int, width: int) -> Look:
+        """The look of which these are the `means`. ValueError if a picture of this size has others."""
+        blocks = np.frombuffer(means, np.uint8).reshape(-(-height // BLOCK), -(-width // BLOCK), 3)
+        return cls(blocks.astype(np.int16), height, width)
+
 
 def look(picture: NDArray[np.uint8]) -> Look:
     """The look of a picture [height, width, 3]."""
-    blocks = np.asarray(Image.fromarray(picture).reduce(BLOCK), dtype=np.int16)
-    return Look(blocks, picture.shape[0], picture.shape[1])
+    return Look.told(means(Image.fromarray(picture)), *picture.shape[:2])
+
+
+def means(image: Image.Image) -> bytes:
+    """What a look of an RGB image is told by: the mean colours of its blocks, row by row, a byte each."""
+    return image.reduce(BLOCK).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +91,8 @@ class ChangeFilter:
         if before is None or before.looks.shape != looks.shape or before.since_whole + 1 == self.every:
             return Sight(None, Reference(looks, np.full((height, width), time_ms, np.int64)))
         kept = (np.abs(looks - before.looks).max(axis=-1) > self.threshold) | (before.kept_ms <= faded_ms)
-        fresh = np.where(kept[..., None], looks, before.looks), np.where(kept, time_ms, before.kept_ms)
-        reference = Reference(*fresh, before.since_whole + 1)
+        np.copyto(looks, before.looks, where=~kept[..., None])
+        reference = Reference(looks, np.where(kept, time_ms, before.kept_ms), before.since_whole + 1)
         return Sight(None if kept.all() else np.flatnonzero(kept), reference)
 
 
@@ -99,9 +110,16 @@ def faded(written: Iterable[tuple[int, int]], room: int) -> int:
 
 def _by_patch(seen: Look, height: int, width: int) -> NDArray[np.int16]:
     """The colours [height, width, blocks * 3] of the blocks that each patch touches, equally many for each."""
-    rows, columns = _touched(seen.height, height), _touched(seen.width, width)
-    picked = seen.blocks[rows[:, None, :, None], columns[None, :, None, :]]
-    return picked.reshape(height, width, -1)
+    places = _places(seen.height, seen.width, height, width)
+    return seen.blocks.reshape(-1, 3).take(places, axis=0).reshape(height, width, -1)
+
+
+@lru_cache(maxsize=64)
+def _places(pixels_down: int, pixels_across: int, height: int, width: int) -> NDArray[np.int64]:
+    """Where the blocks [height, width, n] that each patch touches stand in a look, row by row."""
+    rows, columns = _touched(pixels_down, height), _touched(pixels_across, width)
+    places = rows[:, None, :, None] * -(-pixels_across // BLOCK) + columns[None, :, None, :]
+    return places.reshape(height, width, -1)
 
 
 def _touched(pixels: int, patches: int) -> NDArray[np.int64]:

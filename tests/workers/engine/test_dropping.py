@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from tests.workers.cuda import without_waiting
 from tests.workers.engine.rig import FAR, Rig, picture
@@ -16,6 +17,7 @@ from workers.engine.messages import FrameTaken, QuestionDone, QuestionStarted
 from workers.engine.session import Session
 from workers.engine.settings import EngineSettings
 from workers.models.checkpoint import Checkpoint, open_checkpoint
+from workers.perception.changes import means
 from workers.perception.glimpses import Change
 from workers.perception.vision import Features
 
@@ -113,6 +115,20 @@ def test_a_frame_like_the_last_costs_nothing_but_time_goes_on(
     clock = session(r).timeline.clock
     assert clock.segment is not None
     assert clock.segment.last_ms == 3000
+
+
+def test_what_a_frame_looks_like_is_believed_where_it_is_told(dropping: Callable[..., Rig]) -> None:
+    """Whoever decodes a picture may take its look at once; one that does not fit the picture is refused."""
+    r = dropping()
+    r.open()
+    push(r, 0)
+    told = means(Image.fromarray(changed(1, 5, 10)))
+    push(r, 1000, look=told)
+    push(r, 2000, 3, look=told)
+    push(r, 3000, look=told[:-1])
+    r.run()
+    assert r.outcomes() == ["dropped_invalid", "prefilled", "prefilled", "dropped_similar"]
+    assert grids(r) == [(0, 16), (1000, 2)]
 
 
 def test_a_question_never_waits_behind_a_frame_that_is_beyond_it(dropping: Callable[..., Rig]) -> None:
