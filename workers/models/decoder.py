@@ -15,7 +15,7 @@ from workers.core import ALONE, Team
 from workers.models.config import TextConfig
 from workers.models.experts import MixtureOfExperts
 from workers.models.fusion import HeadNorms, Rows, rotated
-from workers.models.layers import RMSNorm, SwiGLU
+from workers.models.layers import Linear, RMSNorm, SwiGLU
 from workers.models.rope import Rope, Rotation
 from workers.models.sharding import head_rows, share_of
 
@@ -46,8 +46,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self._heads, self._kv_heads, self._head_dim = config.heads, config.kv_heads, config.head_dim
         rows = (config.heads + 2 * config.kv_heads) * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(config.heads * config.head_dim, config.hidden_size, bias=False)
+        self.qkv_proj = Linear(config.hidden_size, rows, bias=config.qkv_bias)
+        self.o_proj = Linear(config.heads * config.head_dim, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
@@ -116,12 +116,16 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList([DecoderLayer(config, team) for _ in range(config.layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         tied = config.tied_embeddings
-        self.lm_head = None if tied else nn.Linear(config.hidden_size, self._head_rows, bias=False)
+        self.lm_head = None if tied else Linear(config.hidden_size, self._head_rows, bias=False)
 
     @property
     def first_row(self) -> int:
         """The token that the first of the head's rows here is for."""
         return 0 if self._head_rows == self.config.vocab_size else self._team.rank * self._head_rows
+
+    @property
+    def _tied_head(self) -> Tensor:
+        return self.embed_tokens.weight.narrow(0, self.first_row, self._head_rows)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [n, hidden] of token ids int64 [n]."""
@@ -153,9 +157,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [n, vocabulary] of the next token after hidden [n, hidden]."""
-        tied, own = self.embed_tokens.weight, self.lm_head
-        head = tied.narrow(0, self.first_row, self._head_rows) if own is None else own.weight
-        scores = F.linear(hidden, head)
+        own = self.lm_head
+        scores: Tensor = own(hidden) if own is not None else F.linear(hidden, self._tied_head)
         if self._head_rows == self.config.vocab_size:
             return scores
         return self._team.joined(scores).movedim(0, 1).flatten(1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.core import FLOAT8_MOST
 from workers.models.fusion import HeadNorms
+from workers.models.launches import launched, wait
 
 _BLOCK = 1024
 _SMALLEST: tl.constexpr = tl.constexpr(1e-12)
@@ -25,7 +26,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     out = gate_up.new_empty(*gate_up.shape[:-1], size)
     rows = out.numel() // size
     if rows:
-        _swiglu[(rows, triton.cdiv(size, _BLOCK))](gate_up, out, size, BLOCK=_BLOCK)
+        _swiglu[(rows, triton.cdiv(size, _BLOCK))](gate_up, out, size, BLOCK=_BLOCK, **launched(out))
     return out
 
 
@@ -61,7 +62,7 @@ def norm(x: Tensor, more: Tensor | None, weight: Tensor, eps: float, kind: torch
         block = triton.next_power_of_2(size)
         _norm[(rows,)](
             x, x if more is None else more.contiguous(), weight, total, values, scale, size, eps,
-            ADDS=more is not None, EIGHT=eight, BLOCK=block, num_warps=_warps(block),
+            ADDS=more is not None, EIGHT=eight, BLOCK=block, num_warps=_warps(block), **launched(x),
         )  # fmt: skip
     return (total, values, scale) if eight else (total, values)
 
@@ -77,7 +78,7 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None = 
         _rotate[(rows, triton.cdiv(heads, 4))](
             vectors, cos, sin, len(cos), heads, dim // 2, vectors.stride(0), vectors.stride(1),
             query, key, queries, eps, NORMS=norms is not None,
-            HEADS=4, HALF=triton.next_power_of_2(dim // 2), num_warps=2,
+            HEADS=4, HALF=triton.next_power_of_2(dim // 2), num_warps=2, **launched(vectors),
         )  # fmt: skip
 
 
@@ -92,7 +93,9 @@ def _warps(block: int) -> int:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _swiglu(gate_up, out, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _swiglu(gate_up, out, size, BLOCK: tl.constexpr, CHAINED: tl.constexpr):  # type: ignore[no-untyped-def]
+    if CHAINED:
+        wait()
     row = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
@@ -122,8 +125,11 @@ def _scaled(rows, values, scales, size, BLOCK: tl.constexpr):  # type: ignore[no
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _norm(  # type: ignore[no-untyped-def]
-    x, more, weight, total, values, scales, size, eps, ADDS: tl.constexpr, EIGHT: tl.constexpr, BLOCK: tl.constexpr
+    x, more, weight, total, values, scales, size, eps,
+    ADDS: tl.constexpr, EIGHT: tl.constexpr, BLOCK: tl.constexpr, CHAINED: tl.constexpr
 ):  # fmt: skip
+    if CHAINED:
+        wait()
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
     inside = place < size
@@ -153,8 +159,10 @@ def _put_scaled(values, scales, out, row, size, place, inside):  # type: ignore[
 @triton.jit  # type: ignore[untyped-decorator]
 def _rotate(  # type: ignore[no-untyped-def]
     vectors, cos, sin, table, heads, half, row_stride, head_stride, query, key, queries, eps,
-    NORMS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr
+    NORMS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, CHAINED: tl.constexpr
 ):  # fmt: skip
+    if CHAINED:
+        wait()
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     place = tl.arange(0, HALF)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from workers.core import FLOAT8
 from workers.models.eightbit import ScaledLinear, in_eight_bits
-from workers.models.fusion import Rows, gated, gated_scaled, normed
+from workers.models.fusion import Rows, fused, gated, gated_scaled, normed
 
 
 class RMSNorm(nn.Module):
@@ -25,13 +25,32 @@ class RMSNorm(nn.Module):
         return normed(x, more, self.weight, self.eps, eight=in_eight_bits(reader))
 
 
+class Linear(nn.Linear):
+    """nn.Linear whose weight is read by a kernel of our own for few rows, where that is known to be faster."""
+
+    _arrived: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if fused(x):
+            from workers.models import fewrows
+
+            rows = x.reshape(-1, self.in_features).contiguous()
+            plan = fewrows.planned(rows, self.weight)
+            if plan is not None:
+                if self._arrived is None:
+                    self._arrived = torch.zeros(self.out_features // fewrows.TILE, dtype=torch.int32, device=x.device)
+                out = fewrows.product(rows, self.weight, self.bias, self._arrived, plan)
+                return out.view(*x.shape[:-1], self.out_features)
+        return super().forward(x)
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (arXiv:2002.05202), gate and up projection as one matrix product."""
 
     def __init__(self, size: int, intermediate_size: int, *, bias: bool) -> None:
         super().__init__()
-        self.gate_up_proj: nn.Linear | ScaledLinear = nn.Linear(size, 2 * intermediate_size, bias=bias)
-        self.down_proj: nn.Linear | ScaledLinear = nn.Linear(intermediate_size, size, bias=bias)
+        self.gate_up_proj: nn.Linear | ScaledLinear = Linear(size, 2 * intermediate_size, bias=bias)
+        self.down_proj: nn.Linear | ScaledLinear = Linear(intermediate_size, size, bias=bias)
 
     @property
     def reader(self) -> nn.Module:

@@ -1,0 +1,119 @@
+"""Products of few rows by a kernel of our own: near those in float64, always the same, and where they are asked for.
+
+They run on a GPU, or anywhere in Triton's interpreter (TRITON_INTERPRET=1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+
+from workers.models.layers import Linear
+
+TRITON = find_spec("triton") is not None
+INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+KIND = torch.float32 if INTERPRETED else torch.bfloat16  # NumPy, which interprets, has no other
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not TRITON or not (INTERPRETED or torch.cuda.is_available()), reason="needs CUDA and Triton"),
+]
+
+if TRITON:
+    from workers.models import fewrows, launches
+    from workers.models.fewrows import Plan, product
+
+    PLANS = [
+        pytest.param(Plan(64, 64, 4, 3, 1, 0), id="one program"),
+        pytest.param(Plan(64, 64, 4, 3, 7, 2), id="tiles in parts"),
+        pytest.param(Plan(128, 64, 8, 3, 40, 100), id="more programs than blocks"),
+        pytest.param(Plan(128, 128, 4, 2, 5, 1, bulk=True), id="by the copy engine"),
+    ]
+else:
+    PLANS = []
+
+
+@pytest.fixture(autouse=True, params=[False, True] if not INTERPRETED else [False], ids=lambda on: f"chained={on}")
+def _chained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    torch.manual_seed(0)
+    monkeypatch.setattr(launches, "CHAINED", request.param)
+    with torch.inference_mode():
+        yield
+
+
+def random(*sizes: int) -> Tensor:
+    return torch.randn(*sizes).to(DEVICE, KIND)
+
+
+def distance(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def exact(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = rows.double() @ weight.double().T
+    return out if bias is None else out + bias.double()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("count", [1, 16, 33, 64])
+def test_a_product_is_near_that_in_float64_and_always_the_same(plan: Plan, bias: bool, count: int) -> None:
+    weight = random(384, 256) * torch.logspace(-2, 1, 384)[:, None].to(DEVICE, KIND)
+    rows, more = random(count, 256), random(384) if bias else None
+    arrived = torch.zeros(384 // fewrows.TILE, dtype=torch.int32, device=DEVICE)
+    outs = [product(rows, weight, more, arrived, plan) for _ in range(3)]
+    assert outs[0].shape == (count, 384)
+    assert distance(outs[0], exact(rows, weight, more)) < (1e-6 if INTERPRETED else 1e-2)
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    assert not arrived.any()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NumPy sums in another order for other numbers of rows")
+def test_rows_are_the_same_whatever_others_there_are() -> None:
+    weight, rows, plan = random(256, 256), random(64, 256), Plan(64, 64, 4, 3, 7, 2)
+    arrived = torch.zeros(4, dtype=torch.int32, device=DEVICE)
+    every, few = (product(part.contiguous(), weight, None, arrived, plan) for part in (rows, rows[:5]))
+    assert torch.equal(every[:5], few)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="graphs are of a GPU")
+def test_a_chain_of_layers_in_a_graph_gives_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [Linear(512, 512, bias=bool(number % 2)).to(DEVICE, KIND) for number in range(6)]
+    rows = random(17, 512)
+
+    def chain() -> Tensor:
+        x = rows
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    expected = chain()
+    monkeypatch.setattr(fewrows, "PLANS", {(512, 512): Plan(64, 64, 4, 3, 50, 2)})
+    eager = chain()
+    assert 0 < distance(eager, expected.double()) < 2e-2
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = chain()
+    for _ in range(20):
+        out.zero_()
+        graph.replay()
+        assert torch.equal(out, eager)
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(1, 256), (64, 256), (65, 256), (8, 128), (0, 256)])
+def test_a_product_is_planned_for_few_rows_of_known_matrices(
+    rows: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(64, 64, 4, 3, 7, 2)
+    monkeypatch.setattr(fewrows, "PLANS", {(192, 256): plan})
+    x, weight = torch.ones(rows, inputs, dtype=torch.bfloat16), torch.ones(192, inputs, dtype=torch.bfloat16)
+    assert fewrows.planned(x, weight) == (plan if 0 < rows <= 64 and inputs == 256 else None)
+    assert fewrows.planned(x.float(), weight.float()) is None
+    assert plan.fits(weight)
+    assert not plan.fits(weight[:100])

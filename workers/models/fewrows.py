@@ -1,0 +1,138 @@
+"""Products of few rows with a matrix in half precision, in Triton: as fast as the matrix can be read.
+
+The matrix's tiles, cut into blocks along its rows, are dealt out to the programs in equal runs, so that all processors
+read until the end (stream-K, arXiv:2301.03598). A tile that several programs have had a part in is summed up by the
+last of them, always in the same order, so that the same rows always give the same.
+
+A kernel may start before the one in front of it has ended (programmatic dependent launch): it then asks the cache for
+its first weights, which nothing before it writes, and waits only for its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from workers.models.launches import ahead, launched, wait
+
+MOST = 64
+TILE = 64  # the fewest outputs of one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a matrix is read: tiles of `outputs` rows, blocks of `inputs` of them, by so many programs of so many warps.
+
+    `stages` blocks are on their way at a time, by the copy engine if `bulk`; `early` of them are asked for before the
+    kernel in front has ended.
+    """
+
+    outputs: int
+    inputs: int
+    warps: int
+    stages: int
+    programs: int
+    early: int
+    bulk: bool = False
+
+    def fits(self, weight: Tensor) -> bool:
+        """Whether a weight [outputs, inputs] is of whole tiles and blocks."""
+        return len(weight) % self.outputs == weight.shape[1] % self.inputs == 0
+
+
+# By outputs and inputs: how a matrix was read fastest on an H100. Whatever is not here is left to cuBLAS.
+PLANS: Mapping[tuple[int, int], Plan] = MappingProxyType({})
+
+
+def planned(rows: Tensor, weight: Tensor) -> Plan | None:
+    """How to multiply rows [n, inputs] with a weight [outputs, inputs], if this module is to."""
+    halves = rows.dtype == weight.dtype == torch.bfloat16
+    return PLANS.get((len(weight), weight.shape[1])) if halves and 0 < len(rows) <= MOST else None
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None, arrived: Tensor, plan: Plan) -> Tensor:
+    """Rows [n, inputs], n up to MOST, times weight [outputs, inputs], plus bias: [n, outputs].
+
+    `arrived`: zeros int32, at least one for each tile, and zeros again afterwards; for one product at a time.
+    """
+    count, inputs = rows.shape
+    outputs, padded = len(weight), max(16, triton.next_power_of_2(count))
+    out = rows.new_empty(count, outputs)
+    sums = rows.new_empty(plan.programs, 2, plan.outputs, padded, dtype=torch.float32)
+    row_blocks = TensorDescriptor.from_tensor(rows, [padded, plan.inputs]) if plan.bulk else None
+    weight_blocks = TensorDescriptor.from_tensor(weight, [plan.outputs, plan.inputs]) if plan.bulk else None
+    _product[(plan.programs,)](
+        rows, weight, row_blocks, weight_blocks, weight if bias is None else bias, out, sums, arrived,
+        count, inputs, outputs, plan.early,
+        BIAS=bias is not None, ROWS=padded, OUTPUTS=plan.outputs, INPUTS=plan.inputs, THREADS=32 * plan.warps,
+        num_warps=plan.warps, num_stages=plan.stages, **launched(rows),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit(do_not_specialize=["count", "early"])  # type: ignore[untyped-decorator]
+def _product(  # type: ignore[no-untyped-def]
+    rows, weight, row_blocks, weight_blocks, bias, out, sums, arrived, count, inputs, outputs, early,
+    BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, THREADS: tl.constexpr,
+    CHAINED: tl.constexpr
+):  # fmt: skip
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    blocks = inputs // INPUTS
+    units = outputs // OUTPUTS * blocks
+    start, stop = program * units // programs, (program + 1) * units // programs
+    if CHAINED:
+        _ask(weight, start, tl.minimum(stop, start + early), inputs, OUTPUTS, INPUTS, THREADS)
+        wait()
+    row, output, input = tl.arange(0, ROWS), tl.arange(0, OUTPUTS), tl.arange(0, INPUTS)
+    there = row < count
+    mine = rows + row[:, None] * inputs + input[None, :]
+    for tile in tl.range(start // blocks, (stop + blocks - 1) // blocks, num_stages=1):
+        matrix = weight + (tile * OUTPUTS + output[:, None]).to(tl.int64) * inputs + input[None, :]
+        total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
+        for block in range(tl.maximum(start - tile * blocks, 0), tl.minimum(stop - tile * blocks, blocks)):
+            if weight_blocks is None:
+                weights = tl.load(matrix + block * INPUTS)
+                here = tl.load(mine + block * INPUTS, mask=there[:, None], other=0.0)
+            else:
+                weights = weight_blocks.load([tile * OUTPUTS, block * INPUTS])
+                here = row_blocks.load([0, block * INPUTS])
+            total = tl.dot(weights, here.T, total)
+        first = ((tile * blocks + 1) * programs - 1) // units
+        last = ((tile + 1) * blocks * programs - 1) // units
+        whole = first == last
+        if not whole:
+            place = output[:, None] * ROWS + row[None, :]
+            tl.store(sums + (2 * program + (program == first)) * OUTPUTS * ROWS + place, total)
+            tl.debug_barrier()
+            whole = tl.atomic_add(arrived + tile, 1) == last - first
+            if whole:
+                total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
+                for part in tl.range(first, last + 1, num_stages=1):
+                    total += tl.load(sums + (2 * part + (part == first)) * OUTPUTS * ROWS + place, cache_modifier=".cg")
+                tl.store(arrived + tile, 0)
+        if whole:
+            into = tile * OUTPUTS + output
+            if BIAS:
+                total += tl.load(bias + into).to(tl.float32)[:, None]
+            target = out + row[None, :] * outputs + into[:, None]
+            tl.store(target, total.to(out.dtype.element_ty), mask=there[None, :])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _ask(weight, start, stop, inputs, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, THREADS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Brings blocks [start, stop) into the cache, as far as they are of one tile, each thread a run of its own."""
+    EACH: tl.constexpr = THREADS // OUTPUTS
+    tile = start // (inputs // INPUTS)
+    block = start - tile * (inputs // INPUTS)
+    count = tl.minimum(stop - start, inputs // INPUTS - block) * INPUTS // EACH
+    if count > 0:
+        output, part = tile * OUTPUTS + tl.arange(0, OUTPUTS), tl.arange(0, EACH)
+        first = output[:, None].to(tl.int64) * inputs + (block * INPUTS + part[None, :] * count)
+        ahead(weight + first, count * 2)

@@ -1,0 +1,49 @@
+"""Kernels in Triton that start before the one in front of them has ended (programmatic dependent launch, Hopper).
+
+Each of them lets the next start as soon as all of its programs have, and waits for the one in front before it reads
+what that has written, or writes anything.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+_CAPABILITY = (9, 0)
+CHAINED = False  # not yet measured
+
+
+def launched(on: Tensor) -> dict[str, bool]:
+    """Options of a kernel's launch: whether it calls `wait`, and so may start early."""
+    chained = CHAINED and on.is_cuda and _able(on.device)
+    return {"CHAINED": True, "launch_pdl": True} if chained else {"CHAINED": False}
+
+
+@functools.cache
+def _able(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= _CAPABILITY
+
+
+@triton.jit
+def wait():  # type: ignore[no-untyped-def]
+    """Until all that kernels in front have written can be read; the next one may start meanwhile."""
+    gdc_launch_dependents()
+    gdc_wait()
+
+
+@triton.jit
+def ahead(places, size):  # type: ignore[no-untyped-def]
+    """Asks for `size` bytes, a multiple of 16, at each of these addresses to be brought into the second-level cache."""
+    tl.inline_asm_elementwise(
+        "{ cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0; }",
+        "=r,l,r",
+        [places, size],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
