@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,14 +22,34 @@ from workers.perception.vision import Picture
 
 SESSIONS = 8
 ROUNDS = 4
-AT_ONCE = 3  # frames that are written in steps of their own, once all of them have been encoded
-IN_A_ROW = 4  # steps alike: where the host is ahead, those between others like them are told apart from these
+IN_A_ROW = 5  # steps alike: where the host is ahead, those between others like them are told apart from these
 ANSWERS = 8  # that may run at once without a step taking longer than it should
 _FAR = 1e12
-_MOST_TOKENS = 4_096
-_QUESTION = "What is to be seen now, and what has changed since the beginning?"
+_MOST_TOKENS, _MOST_PICTURES = 4_096, 24
+_SPOKEN = 64  # tokens that an answer has room for
+_QUESTION = "Tell at length what is to be seen, and all that has changed since the beginning."
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
+
+
+class Block(NamedTuple):
+    """Steps that are measured while so many `answers` run: with so many frames `seen` and written in the same step,
+    and with so many `written` that others have encoded.
+    """
+
+    answers: int
+    seen: tuple[int, ...]
+    written: tuple[int, ...] = ()
+
+
+_BLOCKS = (
+    Block(0, (1, 2, SESSIONS // 2, SESSIONS), (1, 3)),
+    Block(1, (1,)),
+    Block(ANSWERS, (1, SESSIONS // 2), (2,)),
+    Block(4 * SESSIONS, (SESSIONS // 2,)),
+)
 
 
 class Calibration:
@@ -50,7 +72,7 @@ class Calibration:
             settings,
             pool_tokens=SESSIONS * budget + settings.page_size,  # graphs take a page
             step_tokens=max(settings.step_tokens, _MOST_TOKENS),
-            step_pictures=max(settings.step_pictures, SESSIONS),
+            step_pictures=max(settings.step_pictures, _MOST_PICTURES),
             drop_threshold=0,
             frame_seconds=0.0,
         )
@@ -64,71 +86,104 @@ class Calibration:
             ahead=ahead,
         )
         self._ahead = self._engine.pool.store.keys.is_cuda if ahead is None else ahead
-        self._clock, self._pushed = clock, 0
-        self._last: StepCounts | None = None
-        self._flowing, self._kind = False, ""
-        self._mark = 0.0
+        self._clock, self._pushed, self._asked = clock, 0, 0
+        self._last, self._returned = StepCounts(), 0.0
+        self._kind, self._like = "", 0  # of how many steps alike the last was one
+        self.launches: list[tuple[StepCounts, float]] = []
+        """Steps that found the device idle, and the seconds that planning and launching them took the host."""
         card = self._engine.ready.card
         chance = np.random.default_rng(0)
         self._pictures = chance.integers(0, 256, (SESSIONS, card.frame_height, card.frame_width, 3), dtype=np.uint8)
         self.frame_tokens = card.tokens_per_frame
         self._size = card.frame_width, card.frame_height
+        self._aside = budget // 2 // 4
         for n in range(SESSIONS):
             opening = OpenSession(
-                session_id=str(n), budget_tokens=budget // (1 + n % 2), policy="window", instructions="", complete=True
+                session_id=str(n),
+                budget_tokens=budget // 2 if n % 2 else 3 * budget // 2,
+                policy="window",
+                instructions="",
+                complete=True,
             )
             self._engine.handle(opening)
         self._settle()
 
     def steps(self, rounds: int = ROUNDS) -> list[tuple[StepCounts, float]]:
-        """Steps with from none to all of the sessions' frames and answers, and the seconds that each took.
+        """Steps with from none to all of the sessions' frames, some answers or many, and the seconds that each took.
 
-        Of several rounds the first only warms everything up.
+        Of several rounds the first only warms everything up. What each session has beside its memory bounds how many
+        answers it is asked for.
         """
         measured: list[tuple[StepCounts, float]] = []
-        row = IN_A_ROW if self._ahead else 2
+        several = max(1, self._aside // _SPOKEN) * SESSIONS // 2
         for turn in range(rounds):
             if turn == 1:
                 measured.clear()
-            for asked in (0, 1, SESSIONS // 2, SESSIONS):
-                for n in range(asked):
-                    self._ask(str((n + turn) % SESSIONS), f"{turn}-{asked}-{n}")
-                for shown in (0, 1, 2, SESSIONS // 2, SESSIONS):
-                    for _ in range(row):
-                        self._show(turn, shown)
-                        measured += self._stepped(1, f"{shown} seen and written")
-                for shown in (1, AT_ONCE):
-                    self._show(turn, shown, row + 1)
-                    measured += self._stepped(1, f"{shown} seen ahead")
-                    measured += self._stepped(row, f"{shown} written")
-                measured += self._stepped(40, "answers")
+                self.launches.clear()
+            for block in _BLOCKS:
+                measured += self._block(block, min(block.answers, several), turn)
         return measured
+
+    def _block(self, block: Block, answers: int, turn: int) -> list[tuple[StepCounts, float]]:
+        """All steps of a block, while so many answers run."""
+        row, steps = IN_A_ROW if self._ahead else 2, []
+        if answers:
+            self._speak(answers, turn)
+            steps += self._stepped(2 * row, "answers")
+        for shown in block.seen:
+            self._speak(answers, turn)
+            for _ in range(row):
+                self._show(turn, shown)
+                steps += self._stepped(1, f"{shown} seen and written")
+        for shown in block.written:
+            self._speak(answers, turn)
+            self._show(turn, shown, row + 1)
+            self._stepped(1, f"{shown} seen ahead")
+            steps += self._stepped(row, f"{shown} written")
+        for session in self._engine.sessions.values():
+            for branch in list(session.answers.running):
+                session.cancel(branch.question.question_id)
+        self._settle()
+        return steps
+
+    def _speak(self, answers: int, turn: int) -> None:
+        """Has so many answers run: some may have ended by themselves."""
+        running = sum(len(session.answers.running) for session in self._engine.sessions.values())
+        for n in range(answers - running):
+            self._asked += 1
+            self._ask(self._one(n % (SESSIONS // 2), turn), str(self._asked))
+        self._stepped(3, "questions")
+
+    def _one(self, n: int, turn: int) -> str:
+        """One of the sessions: those that remember more come first in even turns, the others in odd ones."""
+        return str((2 * n + 2 * (turn // 2) + n // (SESSIONS // 2) + turn) % SESSIONS)
 
     def _show(self, turn: int, sessions: int, frames: int = 1) -> None:
         for n in range(sessions * frames):
-            self._push(str((n % sessions + turn) % SESSIONS))
+            self._push(self._one(n % sessions, turn))
 
     def _stepped(self, most: int, kind: str) -> list[tuple[StepCounts, float]]:
-        """Steps of a kind. Where the host is ahead, a step takes what lies between its return and the next, if both
-        wait for the device: planning a larger one than the last keeps the host longer than that.
+        """Steps of a kind. Where the host is ahead, the first is launched on an idle device, and one that lies between
+        others takes from its predecessor's end to its own: a step returns when the device has ended the one before.
         """
         steps = []
         for _ in range(most):
-            before, began = replace(self._engine.counters), self._clock()
-            busy = self._engine.step()
-            counts = self._engine.counters.since(before)
-            if not counts.passes:
+            if kind != self._kind:
                 self._device_done()
-            ended = self._clock()
+                self._kind, self._like = kind, 0
+            before, began = replace(self._engine.counters), self._clock()
+            busy, ended = self._engine.step(), self._clock()
+            counts = self._engine.counters.since(before)
+            if not busy or counts == StepCounts():
+                break
             if not self._ahead:
                 steps.append((counts, ended - began))
-            elif self._last is not None and (kind == self._kind or not counts.passes):
-                steps.append((self._last, ended - self._mark))
-            self._last = counts if self._flowing and kind == self._kind else None
-            self._flowing, self._kind, self._mark = busy and bool(counts.passes), kind, ended
-            if not busy:
-                break
-        return [(counts, seconds) for counts, seconds in steps if counts.passes or counts.batches]
+            elif self._like >= 2:
+                steps.append((self._last, ended - self._returned))
+            elif not self._like:
+                self.launches.append((counts, ended - began))
+            self._last, self._like, self._returned = counts, self._like + 1, ended
+        return steps
 
     def _settle(self) -> None:
         while self._engine.step():
@@ -143,7 +198,7 @@ class Calibration:
                 at_ms=0,
                 wait_until=-1.0,
                 remember=False,
-                max_tokens=32,
+                max_tokens=10_000,
             )
         )
 
@@ -177,14 +232,17 @@ def calibrated(
 ) -> EngineSettings:
     """Settings whose steps take about `target` seconds while some answers run, and that know what a frame costs.
 
-    Those given are what a step may take at most.
+    Those given are what a step may take at most; they stay as they are if no step could be measured.
     """
     calibration = Calibration(checkpoint, settings, make_device=make_device)
-    costs, tokens, keys = fitted(calibration.steps()), calibration.frame_tokens, settings.default_budget
+    tokens, keys = calibration.frame_tokens, settings.default_budget
+    try:
+        costs = fitted(calibration.steps())
+    except ValueError as error:
+        log.warning("the size of steps is as it was set: %s", error)
+        return settings
     most = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
     limits = costs.limits(target, tokens, keys, ANSWERS, most)
-    frames = max(1, min(limits.pictures, int(limits.tokens / (tokens + limits.picture))))
-    shared = costs.seconds(StepCounts(passes=1, batches=1)) / frames
     return replace(
         settings,
         step_tokens=limits.tokens,
@@ -192,5 +250,5 @@ def calibrated(
         floor_tokens=limits.floor,
         answer_tokens=limits.answer,
         picture_tokens=limits.picture,
-        frame_seconds=costs.frame(tokens, keys) + shared,
+        frame_seconds=costs.full(tokens, keys, limits),
     )
