@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.host import hardware, today
-from workers.perception.changes import BLOCK, ChangeFilter, Look, Reference, faded, look
+from workers.perception.changes import BLOCK, USUAL_THRESHOLD, USUAL_WHOLE, ChangeFilter, Look, Reference, faded, look
 
 Picture = NDArray[np.uint8]
 RESULTS = Path(__file__).resolve().parent / "results" / "dropping.json"
@@ -154,13 +154,15 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=8)
     parser.add_argument("--side", type=int, default=448, help="of a picture in pixels, a multiple of 56")
     parser.add_argument("--noise", type=float, default=3.0, help="standard deviation, of 255")
-    parser.add_argument("--threshold", type=int, default=6, help="of 255; the engine's --drop-threshold")
+    parser.add_argument("--threshold", type=int, default=USUAL_THRESHOLD, help="of 255; as the engine's")
+    parser.add_argument("--whole", type=int, default=USUAL_WHOLE, help="of so many pictures one is kept whole")
     parser.add_argument("--room", type=int, default=4_352, help="tokens of a trunk, by which it is told what fades")
     parser.add_argument(
         "--json", type=Path, nargs="?", const=RESULTS, help=f"also write the report (default: {RESULTS})"
     )
     wanted = parser.parse_args()
-    setting = Setting(wanted.side, wanted.side // 28, wanted.noise, ChangeFilter(wanted.threshold), wanted.room)
+    keep = ChangeFilter(wanted.threshold, wanted.whole)
+    setting = Setting(wanted.side, wanted.side // 28, wanted.noise, keep, wanted.room)
     source = video(wanted.video, wanted.fps) if wanted.video else street(0, 80)
     outcomes = {name: asdict(outcome) for name, outcome in report(source, setting, wanted.sessions).items()}
     shown = wanted.video.name if wanted.video else "street"

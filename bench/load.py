@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workers.perception.changes import USUAL_THRESHOLD
+
 ROOM = 1_408  # tokens of a budget beside the pictures of its trunk: header, branches and pins
 
 
@@ -27,7 +29,7 @@ class Load:
     quiet: int = 200
     age: float = 10_800.0
     looks: int = 9
-    threshold: int = 6
+    threshold: int = USUAL_THRESHOLD
     expected_fps: float = 150.0
     makers: int | None = None
 

@@ -219,11 +219,10 @@ class Measures:
 def changed_blocks(view: View, load: Load, pictures: int = 80, cameras: int = 4) -> dict[str, Any]:
     """What the filter keeps of changed blocks, on the pictures of some cameras; no device takes part."""
     from bench.dropping import Setting, measure
-    from workers.perception.changes import ChangeFilter
+    from workers.perception.changes import USUAL_WHOLE, ChangeFilter
 
-    setting = Setting(
-        view.side, view.side // 28, 0.0, ChangeFilter(load.threshold), load.pictures * (view.side // 28) ** 2
-    )
+    keep, lanes = ChangeFilter(load.threshold, USUAL_WHOLE), view.side // 28
+    setting = Setting(view.side, lanes, 0.0, keep, load.pictures * lanes**2)
     streams = [[view.pixels(camera, number) for number in range(pictures)] for camera in range(cameras)]
     return asdict(measure(streams, setting))
 

@@ -22,7 +22,7 @@ from training.world.scoring import Verdict, judge, summary
 from training.world.suite import Clip, clips, long_clip
 from training.world.video import access_units, pictures
 from workers.models.checkpoint import open_checkpoint
-from workers.perception.changes import ChangeFilter
+from workers.perception.changes import USUAL_WHOLE, ChangeFilter
 
 _RATE = 5.0
 
@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--blind", action="store_true", help="grey pictures in place of the videos")
     parser.add_argument("--weights", choices=("fp8",), help="as of a server; default: in full")
     parser.add_argument("--drop", type=int, default=0, help="the engine's --drop-threshold: 0 keeps all of a picture")
-    parser.add_argument("--drop-whole", type=int, default=0, help="with --drop: of so many pictures one is seen whole")
+    parser.add_argument(
+        "--drop-whole", type=int, default=USUAL_WHOLE, help="with --drop: of so many pictures one is seen whole"
+    )
     parser.add_argument("--whole-windows", action="store_true", help="with --drop: encode also what stands still")
     parser.add_argument("--answers", type=Path, help="where every question and answer goes, as JSON")
     wanted = parser.parse_args()

@@ -28,6 +28,7 @@ from workers.models.drawn import drawn_model
 from workers.models.hub import resolve
 from workers.parallel.leader import leading
 from workers.parallel.processes import Place, Processes, follow, join
+from workers.perception.changes import USUAL_WHOLE
 
 # A session's usual budget: half a minute of frames at one a second and what is beside them, if they are not large.
 USUAL_FRAMES, USUAL_TOKENS = 40, 4_096
@@ -135,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument(
         "--drop-threshold", type=int, default=0, help="patches that changed by no more (of 255) are dropped"
     )
-    sizes.add_argument("--drop-whole", type=int, default=0, help="of so many pictures one is kept whole all the same")
+    sizes.add_argument(
+        "--drop-whole", type=int, default=USUAL_WHOLE, help="of so many pictures one is kept whole all the same"
+    )
     sizes.add_argument(
         "--afterimages", type=int, help="sessions of which the vision tower then remembers what stands still"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from workers.perception.changes import USUAL_WHOLE
+
 KVDtype = Literal["fp8"]
 
 
@@ -37,7 +39,7 @@ class EngineSettings:
     frame_seconds: float = 0.0
     head_groups: int = 1
     drop_threshold: int = 0
-    drop_whole: int = 0
+    drop_whole: int = USUAL_WHOLE
     afterimages: int | None = None
     kv_dtype: KVDtype | None = None
     trained_length: int | None = None

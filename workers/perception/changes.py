@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-USUAL_THRESHOLD = 6  # of 255: see bench/NOTES.md
+USUAL_THRESHOLD = 7  # of 255: see bench/NOTES.md
+USUAL_WHOLE = 10  # pictures
 BLOCK = 8  # pixels, as JPEG's: a picture decoded at an eighth of its size is its look
 
 Patches = NDArray[np.int64]  # [n]: row-major places in a grid, ascending

@@ -37,8 +37,8 @@ def changed(seed: int, *patches: int) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def dropping(rig: Callable[..., Rig]) -> Callable[..., Rig]:
-    """Makes rigs that drop what does not change."""
-    return lambda **settings: rig(**{"drop_threshold": THRESHOLD, **settings})
+    """Makes rigs that drop what does not change, and keep no picture whole for its own sake."""
+    return lambda **settings: rig(**{"drop_threshold": THRESHOLD, "drop_whole": 0, **settings})
 
 
 def session(r: Rig) -> Session:
@@ -182,6 +182,16 @@ def test_a_camera_that_stands_still_is_written_again_before_it_leaves_the_window
     assert session(r).trunk.share.held * r.engine.pool.page_size <= 320
 
 
+def test_one_of_ten_frames_is_written_whole_unless_another_number_is_asked_for(rig: Callable[..., Rig]) -> None:
+    for settings, tokens in (({}, [16, 16, 16]), ({"drop_whole": 7}, [16] * 4), ({"drop_whole": 0}, [16])):
+        r = rig(drop_threshold=THRESHOLD, **settings)
+        r.open()
+        for n in range(22):
+            push(r, n * 1000)
+        r.run()
+        assert [size for _, size in grids(r)] == tokens
+
+
 def test_time_that_only_passes_stays_within_the_trained_length(dropping: Callable[..., Rig]) -> None:
     r = dropping(trained_length=192)
     r.open()
@@ -278,7 +288,7 @@ def test_a_session_may_ask_for_dropping_or_against_it(
 
 
 def test_what_frames_take_is_told_of_what_whole_ones_would(windowed: Checkpoint) -> None:
-    r = Rig(windowed, EngineSettings(drop_threshold=THRESHOLD, pool_tokens=1024, picture_tokens=16.0))
+    r = Rig(windowed, EngineSettings(drop_threshold=THRESHOLD, drop_whole=0, pool_tokens=1024, picture_tokens=16.0))
     assert r.engine.stats.effort == 1.0
     r.open()
     push(r, 0)
