@@ -239,7 +239,8 @@ class Engine:
         """What drops redundancy, where a session wants that or, None, the engine is set to it."""
         usual = self._settings.drop_threshold
         threshold = usual if wanted is None else wanted and (usual or USUAL_THRESHOLD)
-        return ChangeFilter(threshold, self._settings.drop_whole) if threshold else None
+        every = self._settings.drop_whole
+        return ChangeFilter(threshold, every, len(self.sessions) % max(every, 1)) if threshold else None
 
     def _push(self, command: PushFrame) -> None:
         session = self.sessions.get(command.session_id)

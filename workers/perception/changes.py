@@ -75,11 +75,13 @@ class ChangeFilter:
     """Keeps a patch if in one of the blocks that it touches some colour's mean moved by more than `threshold` (of 255)
     since it was last kept, or if that is fading from memory: what stands still must not leave with the window.
 
-    Of `every` so many pictures one is kept whole; 0: only what nothing like it came before.
+    Of `every` so many pictures one is kept whole; 0: only what nothing like it came before. `begins`: by how many of
+    them the second whole picture comes earlier, so that those of streams that begin together do not all fall together.
     """
 
     threshold: int
     every: int = 0
+    begins: int = 0
 
     def sight(
         self, seen: Look, height: int, width: int, before: Reference | None, time_ms: int, faded_ms: int = -1
@@ -89,8 +91,11 @@ class ChangeFilter:
         Pictures up to `faded_ms` are not counted on any more.
         """
         looks = _by_patch(seen, height, width)
-        if before is None or before.looks.shape != looks.shape or before.since_whole + 1 == self.every:
-            return Sight(None, Reference(looks, np.full((height, width), time_ms, np.int64)))
+        if before is not None and before.looks.shape != looks.shape:
+            before = None
+        if before is None or before.since_whole + 1 == self.every:
+            since = self.begins if before is None else 0
+            return Sight(None, Reference(looks, np.full((height, width), time_ms, np.int64), since))
         kept = (np.abs(looks - before.looks).max(axis=-1) > self.threshold) | (before.kept_ms <= faded_ms)
         np.copyto(looks, before.looks, where=~kept[..., None])
         reference = Reference(looks, np.where(kept, time_ms, before.kept_ms), before.since_whole + 1)

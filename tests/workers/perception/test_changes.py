@@ -80,6 +80,16 @@ def test_one_of_so_many_pictures_is_kept_whole() -> None:
     assert [sight.tokens for sight in sights(pictures, every=3)] == [16, 0, 1, 16, 0, 0, 16, 0]
 
 
+def test_streams_that_begin_together_are_not_whole_together() -> None:
+    for begins, whole in ((0, [0, 4, 8]), (1, [0, 3, 7]), (3, [0, 1, 5])):
+        keep, before, found = ChangeFilter(FILTER.threshold, 4, begins), None, []
+        for n in range(9):
+            sight = keep.sight(look(grey(90)), LANES, LANES, before, 1000 * n)
+            found += [n] * (sight.patches is None)
+            before = sight.reference
+        assert found == whole
+
+
 def test_only_what_was_kept_is_young_again() -> None:
     pictures = [grey(90), grey(90), spotted(90, (0, 0)), spotted(90, (0, 0)), spotted(90, (0, 0))]
     assert [sight.tokens for sight in sights(pictures, faded=4)] == [16, 0, 1, 0, 15]
