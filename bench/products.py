@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -29,9 +28,11 @@ from bench.attention import ROOM, planned, sequences, unturned
 from bench.machine import machine
 from bench.random_model import QWEN25VL_7B, random_checkpoint
 from bench.timings import timed
+from workers import launches
 from workers.attention.flashinfer import FlashInferAttention
 from workers.core import KVStore
-from workers.models import fewrows, launches
+from workers.models import fewrows
+from workers.models.capture import Captured
 from workers.models.decoder import Attend, Decoder
 from workers.models.fewrows import Plan
 from workers.models.layers import Linear
@@ -44,6 +45,12 @@ EARLY = (0, 32 << 10, 64 << 10, 128 << 10)  # bytes a processor
 BEST = 2  # plans tried with other numbers
 HEADS = 4  # times that the head is read in a graph
 PLANES = 4  # layers of a memory that no cache holds
+WAYS = (  # by our kernel; chained
+    ("cuBLAS", False, False),
+    ("cuBLAS, chained", False, True),
+    ("ours", True, False),
+    ("ours, chained", True, True),
+)
 TILES = (  # outputs, inputs, warps, stages
     (64, 128, 4, 4), (64, 128, 4, 6), (64, 256, 4, 3), (128, 64, 4, 4), (128, 64, 4, 6), (128, 64, 8, 6),
     (128, 128, 4, 3), (128, 128, 8, 3), (128, 128, 8, 4), (256, 64, 8, 3), (256, 64, 8, 4),
@@ -176,20 +183,28 @@ def steps(decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], told: dict[s
     attention = memory()
     for rows in ROWS:
         ours = {(len(mine.weight), mine.in_features): best[name][rows] for name, mine in layers.items()}
-        fixed = planned(attention, sequences(rows, 1))
+        fixed, embeds = planned(attention, sequences(rows, 1)), random(rows, TEXT.hidden_size)
         for attended, attend in (("no attention", _unattended), ("attention", partial(_over, fixed))):
-            for title, plans, chained in (
-                ("cuBLAS", {}, False),
-                ("cuBLAS, chained", {}, True),
-                ("ours", ours, False),
-                ("ours, chained", ours, True),
-            ):
-                with ExitStack() as stack:
-                    stack.enter_context(patch.object(fewrows, "PLANS", plans))
-                    stack.enter_context(patch.object(launches, "CHAINED", chained))
-                    taken = timed([partial(step, decoder, random(rows, TEXT.hidden_size), attend)])
+            logits = {}
+            for title, plans, chained in WAYS:
+                call = partial(step, decoder, embeds, attend)
+                with patch.object(fewrows, "PLANS", ours if plans else {}), patch.object(launches, "CHAINED", chained):
+                    taken, logits[title] = timed([call]), last(call)
                 told[f"step of {rows}, {attended}, {title}"] = taken
                 print(f"step of {rows}, {attended}, {title:<18}{taken:>9.1f}{taken / TEXT.layers:>9.1f}", flush=True)
+            off = (logits["ours"].double() - logits["cuBLAS"].double()).norm() / logits["cuBLAS"].double().norm()
+            alike = torch.equal(logits["ours"], logits["ours, chained"])
+            print(
+                f"    logits: {off:.4f} from those by cuBLAS; chained {'the same' if alike else 'OTHERS'}", flush=True
+            )
+
+
+def last(call: Callable[[], Tensor]) -> Tensor:
+    """What a graph gives when it is replayed without a pause."""
+    graph = Captured(call, torch.device("cuda"))
+    for _ in range(20):
+        out = graph.replay()
+    return out.clone()
 
 
 def step(decoder: Decoder, embeds: Tensor, attend: Attend) -> Tensor:

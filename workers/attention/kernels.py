@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.core import FLOAT8, FLOAT8_MOST
+from workers.launches import launched, wait
 
 
 def store(keys: Tensor, values: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
@@ -16,11 +17,17 @@ def store(keys: Tensor, values: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> 
         _store[(n,)](
             keys, values, slots, k, v, k.stride(0), v.stride(0), size,
             MOST=FLOAT8_MOST if keys.dtype == FLOAT8 else 0.0, BLOCK=triton.next_power_of_2(size), num_warps=2,
+            **launched(k),
         )  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _store(keys, values, slots, k, v, k_stride, v_stride, size, MOST: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _store(  # type: ignore[no-untyped-def]
+    keys, values, slots, k, v, k_stride, v_stride, size,
+    MOST: tl.constexpr, BLOCK: tl.constexpr, CHAINED: tl.constexpr
+):  # fmt: skip
+    if CHAINED:
+        wait()
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row)
     place = tl.arange(0, BLOCK)

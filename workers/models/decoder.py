@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workers.core import ALONE, Team
 from workers.models.config import TextConfig
 from workers.models.experts import MixtureOfExperts
-from workers.models.fusion import HeadNorms, Rows, rotated
+from workers.models.fusion import HeadNorms, Rows, normed, rotated
 from workers.models.layers import Linear, RMSNorm, SwiGLU
 from workers.models.rope import Rope, Rotation
 from workers.models.sharding import head_rows, share_of
@@ -152,8 +152,8 @@ class Decoder(nn.Module):
             x, more = block.advance(x, more, layer, rotation, attend, rows if layer == last else None)
             if deepstack is not None and layer < len(levels):
                 more = more.index_add(0, deepstack.rows, levels[layer])
-        hidden: Tensor = self.norm(x if more is None else x + more)
-        return hidden
+        _, hidden = normed(x, more, self.norm.weight, self.norm.eps)
+        return cast(Tensor, hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [n, vocabulary] of the next token after hidden [n, hidden]."""

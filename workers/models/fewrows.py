@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from workers.models.launches import ahead, launched, wait
+from workers.launches import ahead, launched, wait
 
 MOST = 64
 TILE = 64  # the fewest outputs of one

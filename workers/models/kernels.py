@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from workers.core import FLOAT8_MOST
+from workers.launches import launched, wait
 from workers.models.fusion import HeadNorms
-from workers.models.launches import launched, wait
 
 _BLOCK = 1024
 _SMALLEST: tl.constexpr = tl.constexpr(1e-12)

@@ -26,7 +26,8 @@ pytestmark = [
 ]
 
 if TRITON:
-    from workers.models import fewrows, launches
+    from workers import launches
+    from workers.models import fewrows
     from workers.models.fewrows import Plan, product
 
     PLANS = [
