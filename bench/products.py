@@ -41,7 +41,7 @@ TEXT = QWEN25VL_7B.text
 ROWS = (32, 64, 16)
 COMPILERS = 14
 PROCESSORS, SHARED_BYTES, MOST_ON_ONE = 132, 220 << 10, 4
-EARLY = (0, 32 << 10, 64 << 10, 128 << 10)  # bytes a processor
+EARLY = (0, 64 << 10, 128 << 10, 256 << 10)  # bytes a processor
 BEST = 2  # plans tried with other numbers
 HEADS = 4  # times that the head is read in a graph
 PLANES = 4  # layers of a memory that no cache holds
@@ -141,7 +141,7 @@ def fastest(name: str, layers: Sequence[Linear], proofs: Sequence[Proof], told: 
         tell(told, f"{name} {rows} cuBLAS", timed([partial(layer, x) for layer in layers]), layers)
         biased = layers[0].bias is not None
         fit = [proof.plan for proof in proofs if proof.rows == rows and proof.bias == biased]
-        plans = [spread(plan, rows, on_one(plan, rows), EARLY[2]) for plan in fit if plan.fits(layers[0].weight)]
+        plans = [spread(plan, rows, on_one(plan, rows), EARLY[1]) for plan in fit if plan.fits(layers[0].weight)]
         taken = {plan: measured(layers, x, plan) for plan in plans}
         for plan in sorted(taken, key=taken.__getitem__)[:BEST]:
             others = {spread(plan, rows, count, early) for count in range(1, MOST_ON_ONE + 1) for early in EARLY}

@@ -88,7 +88,9 @@ def _product(  # type: ignore[no-untyped-def]
     units = outputs // OUTPUTS * blocks
     start, stop = program * units // programs, (program + 1) * units // programs
     if CHAINED:
-        _ask(weight, start, tl.minimum(stop, start + early), inputs, OUTPUTS, INPUTS, THREADS)
+        asked, turn = tl.minimum(stop, start + early), (start // blocks + 1) * blocks
+        _ask(weight, start, tl.minimum(asked, turn), inputs, OUTPUTS, INPUTS, THREADS)
+        _ask(weight, turn, tl.minimum(asked, turn + blocks), inputs, OUTPUTS, INPUTS, THREADS)
         wait()
     row, output, input = tl.arange(0, ROWS), tl.arange(0, OUTPUTS), tl.arange(0, INPUTS)
     there = row < count
@@ -114,7 +116,7 @@ def _product(  # type: ignore[no-untyped-def]
             whole = tl.atomic_add(arrived + tile, 1) == last - first
             if whole:
                 total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
-                for part in tl.range(first, last + 1, num_stages=1):
+                for part in tl.range(first, last + 1, num_stages=1, loop_unroll_factor=4):
                     total += tl.load(sums + (2 * part + (part == first)) * OUTPUTS * ROWS + place, cache_modifier=".cg")
                 tl.store(arrived + tile, 0)
         if whole:
@@ -127,12 +129,11 @@ def _product(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _ask(weight, start, stop, inputs, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, THREADS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Brings blocks [start, stop) into the cache, as far as they are of one tile, each thread a run of its own."""
+    """Brings blocks [start, stop) of one tile into the cache, each thread a run of its own."""
     EACH: tl.constexpr = THREADS // OUTPUTS
-    tile = start // (inputs // INPUTS)
-    block = start - tile * (inputs // INPUTS)
-    count = tl.minimum(stop - start, inputs // INPUTS - block) * INPUTS // EACH
+    blocks = inputs // INPUTS
+    count = (stop - start) * INPUTS // EACH
     if count > 0:
-        output, part = tile * OUTPUTS + tl.arange(0, OUTPUTS), tl.arange(0, EACH)
-        first = output[:, None].to(tl.int64) * inputs + (block * INPUTS + part[None, :] * count)
+        output, part = start // blocks * OUTPUTS + tl.arange(0, OUTPUTS), tl.arange(0, EACH)
+        first = output[:, None].to(tl.int64) * inputs + (start % blocks * INPUTS + part[None, :] * count)
         ahead(weight + first, count * 2)
