@@ -64,8 +64,7 @@ class Listener:
             self._clock = self._clock.passing(time_ms)
             return
         change = None if self._changes is None else Change("", patches)
-        features = self._eye.encode([picture], [change])[0].tokens
-        features = features if patches is None else features[torch.from_numpy(patches)]
+        features = self._eye.encode([picture], [change])[0].of(patches)
         span = self._chat.frame(self._clock, time_ms, rows, columns, patches=patches)
         self._run(span, features, [self._header, *self._pieces])
         self._pieces.append(self._newest)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from workers.core import Kind, sent
+from workers.core import Kind
 from workers.engine.batch import Shown, Work
 from workers.memory.chain import Draft, Piece
 from workers.memory.trunk import Trunk
@@ -81,11 +81,9 @@ class Timeline:
         Positions are those of the whole grid, whatever is left of it. None if the policy makes no room for it.
         """
 
-        tokens, spell = features.tokens, self._frame(time_ms, features.height, features.width, patches)
+        tokens, spell = features.of(patches), self._frame(time_ms, features.height, features.width, patches)
         if not self._anchor(lambda clock: spell(clock).clock):
             return None
-        if patches is not None:
-            tokens = tokens.index_select(0, sent(patches, tokens.device))
         span = spell(self.clock)
         pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
         return self._draw_up(span, pieces, time_ms, tokens, Shown(features, patches))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workers.core import Part, Team
+from workers.core import Part, Team, sent
 from workers.engine.batch import Following, Work
 from workers.engine.device import Device, Pixels
 from workers.engine.messages import PushFrame
@@ -104,7 +104,7 @@ class Rank:
     def _work(self, row: Row) -> Work:
         features = None if row.features == NOTHING else self._features[row.features]
         if features is not None and row.patches is not None:
-            features = features.index_select(0, torch.from_numpy(row.patches.array()).to(self._torch))
+            features = features.index_select(0, sent(row.patches.array(), self._torch))
         return Work(
             tokens=row.tokens.array(),
             positions=row.positions.array(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.core import sent
+from workers.core import sent, staged
 from workers.models.afterimages import Afterimages, Glance
 from workers.models.capture import Captured, Memory
 from workers.models.pixels import PixelFormat
@@ -22,9 +22,8 @@ from workers.perception.changes import Patches
 TOGETHER = 8  # pictures in a batch
 _SCRATCH = 1  # places of streams that are none: graphs are captured on the first one
 
-Windows = NDArray[np.int64]
-Glimpse = tuple[Tensor, NDArray[np.bool_]]
-"""Tokens [tokens, width] of a picture, and which of them were computed."""
+Places = NDArray[np.int64]
+Windows = NDArray[np.bool_]  # [windows]: whether each of a picture's has to be computed
 
 
 class Change(NamedTuple):
@@ -32,6 +31,14 @@ class Change(NamedTuple):
 
     stream: str
     patches: Patches | None
+
+
+class Glimpse(NamedTuple):
+    """Tokens [tokens, width] of a picture, which of them were computed, and of the patches that were wanted theirs."""
+
+    tokens: Tensor
+    seen: NDArray[np.bool_]
+    kept: Tensor | None
 
 
 class Glimpses:
@@ -56,7 +63,7 @@ class Glimpses:
 
     def share(self, change: Change) -> float:
         """How much of a picture has to be computed for a change."""
-        return 1.0 if change.patches is None else len(self._touched(change.patches)) / self._afterimages.windows
+        return 1.0 if change.patches is None else float(self._touched(change.patches).mean())
 
     def warm(self) -> None:
         """Captures what batches of all sizes need."""
@@ -73,7 +80,8 @@ class Glimpses:
         left = list(range(len(pictures)))
         while left:
             first = {changes[index].stream: index for index in reversed(left)}
-            batch = sorted(first.values())[:TOGETHER]
+            coming = Counter(changes[index].stream for index in left)
+            batch = sorted(first.values(), key=lambda index: (-coming[changes[index].stream], index))[:TOGETHER]
             seen = self._batch([pictures[index] for index in batch], [changes[index] for index in batch])
             glimpses.update(zip(batch, seen, strict=True))
             left = [index for index in left if index not in glimpses]
@@ -81,16 +89,27 @@ class Glimpses:
 
     def _batch(self, pictures: Sequence[Picture], changes: Sequence[Change]) -> list[Glimpse]:
         """At most TOGETHER pictures, all of different streams."""
-        wanted = [self._wanted(change) for change in changes]
-        count = self._afterimages.windows
-        windows = np.concatenate([number * count + places for number, (_, places) in enumerate(wanted)])
+        streams, windows = zip(*map(self._wanted, changes), strict=True)
+        wanted = np.stack(windows)
+        places = np.flatnonzero(wanted)
         size = 1 << (len(pictures) - 1).bit_length()
-        room = -(-max(len(windows), 1) // _step(size)) * _step(size) if self._device.type == "cuda" else len(windows)
+        room = -(-max(len(places), 1) // _step(size)) * _step(size) if self._device.type == "cuda" else len(places)
         self._canvas.show(pictures)
-        graph = self._graph(size, room)
-        tokens = graph.run(_filled([stream for stream, _ in wanted], size), _filled(windows, room))
-        seen = [np.isin(self._windows, places) for _, places in wanted]
-        return list(zip(tokens, seen, strict=False))
+        tokens = self._graph(size, room).run(_filled(streams, size), _filled(places, room))
+        kept = self._kept(tokens, changes)
+        return [Glimpse(*each) for each in zip(tokens, wanted[:, self._windows], kept, strict=False)]
+
+    def _kept(self, tokens: Tensor, changes: Sequence[Change]) -> list[Tensor | None]:
+        """Of tokens [pictures, tokens, width] those that were wanted of each, where that is not all."""
+        some = [(number, change.patches) for number, change in enumerate(changes) if change.patches is not None]
+        kept: list[Tensor | None] = [None] * len(changes)
+        if some:
+            rows = np.concatenate([number * tokens.shape[1] + patches for number, patches in some])
+            picked = tokens.flatten(0, 1).index_select(0, sent(rows, self._device))
+            parts = torch.split(picked, [len(patches) for _, patches in some])
+            for (number, _), part in zip(some, parts, strict=True):
+                kept[number] = part
+        return kept
 
     def _wanted(self, change: Change) -> tuple[int, Windows]:
         """The place of a stream, and the windows of its picture that have to be computed."""
@@ -101,10 +120,12 @@ class Glimpses:
         self._places[change.stream] = place
         if known and change.patches is not None:
             return place, self._touched(change.patches)
-        return place, np.arange(self._afterimages.windows)
+        return place, np.ones(self._afterimages.windows, np.bool_)
 
     def _touched(self, patches: Patches) -> Windows:
-        return np.unique(self._windows[patches])
+        touched = np.zeros(self._afterimages.windows, np.bool_)
+        touched[self._windows[patches]] = True
+        return touched
 
     def _graph(self, pictures: int, windows: int) -> _Graph:
         key = pictures, windows
@@ -121,14 +142,14 @@ class _Graph:
     """The way from some windows of some pictures to their tokens as one graph."""
 
     def __init__(self, see: Callable[[Tensor, Glance], Tensor], pictures: Tensor, windows: int, memory: Memory) -> None:
-        streams, places = (torch.zeros(n, dtype=torch.int64, device=pictures.device) for n in (len(pictures), windows))
-        self._glance = Glance(streams, places)
+        self._asked = torch.zeros(len(pictures) + windows, dtype=torch.int64, device=pictures.device)
+        self._glance = Glance(*torch.split(self._asked, [len(pictures), windows]))
         self._captured = Captured(lambda: see(pictures, self._glance), pictures.device, memory)
 
-    def run(self, streams: Windows, windows: Windows) -> Tensor:
+    def run(self, streams: Places, windows: Places) -> Tensor:
         """Tokens [pictures, tokens, width], which are the caller's."""
-        for there, new in zip(self._glance, (streams, windows), strict=True):
-            there.copy_(sent(new, there.device))
+        asked = np.concatenate([streams, windows])
+        self._asked.copy_(staged(asked, self._asked.device), non_blocking=True)
         return self._captured.replay().clone()
 
 
@@ -137,7 +158,7 @@ def _step(pictures: int) -> int:
     return max(4, 2 * pictures)
 
 
-def _filled(places: Sequence[int] | Windows, size: int) -> Windows:
+def _filled(places: Sequence[int] | Places, size: int) -> Places:
     """Padded by the first one, which changes nothing: what is done for it twice comes out the same."""
     filled = np.zeros(size, dtype=np.int64)
     filled[: len(places)] = places

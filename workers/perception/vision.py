@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.core import sent
 from workers.models.capture import Captured
 from workers.models.layers import SwiGLU
 from workers.models.pixels import PixelFormat, resized
@@ -29,12 +30,22 @@ class Features:
     """A frame for the decoder: height x width merged patches as tokens [height * width, width of the tower's tokens].
 
     They are row major, and each row holds all that belongs to its token. `seen`: those that were computed; None: all.
+    `kept`: tokens of some patches that have been picked out already.
     """
 
     tokens: Tensor
     height: int
     width: int
     seen: NDArray[np.bool_] | None = None
+    kept: tuple[Patches, Tensor] | None = None
+
+    def of(self, patches: Patches | None) -> Tensor:
+        """The tokens of these patches, None meaning all; the host does not wait for them."""
+        if patches is None:
+            return self.tokens
+        if self.kept is not None and np.array_equal(self.kept[0], patches):
+            return self.kept[1]
+        return self.tokens.index_select(0, sent(patches, self.tokens.device))
 
     def tell(self, patches: Patches | None) -> bool:
         """Whether these patches, None meaning all, are among those that were computed."""
@@ -112,7 +123,11 @@ class Eye:
             if change is not None and pictures[index].shape[:2] == usual
         }
         seen = self._glimpses.encode([pictures[index] for index in known], list(known.values()))
-        return {index: Features(tokens, *grid, told) for index, (tokens, told) in zip(known, seen, strict=True)}
+        features = {}
+        for (index, change), (tokens, told, kept) in zip(known.items(), seen, strict=True):
+            picked = None if kept is None or change.patches is None else (change.patches, kept)
+            features[index] = Features(tokens, *grid, told, picked)
+        return features
 
     def _encode_alike(self, pictures: Sequence[Picture]) -> Tensor:
         """Tokens [n, tokens, width] of pictures of one shape."""

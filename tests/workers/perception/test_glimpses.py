@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers.models.checkpoint import Checkpoint, open_checkpoint
-from workers.perception.glimpses import TOGETHER, Change
+from workers.perception.glimpses import TOGETHER, Change, Glimpse
 from workers.perception.vision import Eye, Features
 
 pytestmark = pytest.mark.unit
@@ -139,6 +139,35 @@ def test_pictures_of_one_stream_are_looked_at_one_after_the_other(checkpoint: Ch
     wanted = [list(range(16)), CORNER, [10, 11, 14, 15]]
     for features, each, patches in zip(seen, expected, wanted, strict=True):
         assert_same(features, each, patches)
+
+
+def test_what_was_wanted_has_been_picked_out(checkpoint: Checkpoint) -> None:
+    eye = Eye(checkpoint.model.vision, checkpoint.pixels, streams=3)
+    shown = [picture(n) for n in range(3)]
+    seen = eye.encode(shown, [change("a", 3, 9), Change("b", None), change("c", 12)])
+    for features, patches in zip(seen, ([3, 9], None, [12]), strict=True):
+        assert (features.kept is None) == (patches is None)
+        for asked in (patches, [0, 3, 9, 12], [12]):
+            expected = features.tokens if asked is None else features.tokens[asked]
+            torch.testing.assert_close(
+                features.of(None if asked is None else np.array(asked)), expected, atol=0, rtol=0
+            )
+
+
+def test_streams_of_which_more_is_to_come_go_first(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the last one's second picture would be a batch of its own."""
+    eye = Eye(checkpoint.model.vision, checkpoint.pixels, streams=TOGETHER + 1)
+    assert eye._glimpses is not None
+    batches, batch = [], eye._glimpses._batch
+
+    def counted(pictures: Sequence[Picture], changes: Sequence[Change]) -> list[Glimpse]:
+        batches.append([each.stream for each in changes])
+        return batch(pictures, changes)
+
+    monkeypatch.setattr(eye._glimpses, "_batch", counted)
+    names = [f"s{n}" for n in range(TOGETHER + 1)]
+    eye.encode([picture(n) for n in range(TOGETHER + 2)], [Change(name, None) for name in [*names, names[-1]]])
+    assert batches == [[names[-1], *names[:-2]], [names[-2], names[-1]]]
 
 
 def test_who_was_forgotten_is_seen_whole_again(checkpoint: Checkpoint) -> None:
