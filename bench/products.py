@@ -39,6 +39,7 @@ from workers.models.layers import Linear
 
 TEXT = QWEN25VL_7B.text
 ROWS = (32, 64, 16)
+STEPS = (32, 64)  # answers at a time
 COMPILERS = 14
 PROCESSORS, SHARED_BYTES, MOST_ON_ONE = 132, 220 << 10, 4
 EARLY = (0, 64 << 10, 128 << 10, 256 << 10)  # bytes a processor
@@ -181,7 +182,7 @@ def steps(decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], told: dict[s
     """The decoder and its head, launched each way, without attention and with 4,368 keys a row."""
     layers = {name: mine[0] for name, mine in matrices(decoder).items()}
     attention = memory()
-    for rows in ROWS:
+    for rows in STEPS:
         ours = {(len(mine.weight), mine.in_features): best[name][rows] for name, mine in layers.items()}
         fixed, embeds = planned(attention, sequences(rows, 1)), random(rows, TEXT.hidden_size)
         for attended, attend in (("no attention", _unattended), ("attention", partial(_over, fixed))):
