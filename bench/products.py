@@ -193,10 +193,12 @@ def steps(decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], told: dict[s
                     taken, logits[title] = timed([call]), last(call)
                 told[f"step of {rows}, {attended}, {title}"] = taken
                 print(f"step of {rows}, {attended}, {title:<18}{taken:>9.1f}{taken / TEXT.layers:>9.1f}", flush=True)
-            off = (logits["ours"].double() - logits["cuBLAS"].double()).norm() / logits["cuBLAS"].double().norm()
+            exact = logits["cuBLAS"].double()
+            off = float((logits["ours"].double() - exact).norm() / exact.norm())
             alike = torch.equal(logits["ours"], logits["ours, chained"])
+            told |= {f"logits of {rows}, {attended}, off by": off, f"logits of {rows}, {attended}, alike": alike}
             print(
-                f"    logits: {off:.4f} from those by cuBLAS; chained {'the same' if alike else 'OTHERS'}", flush=True
+                f"logits of {rows}, {attended}: off by {off:.4f}, {'' if alike else 'NOT '}alike if chained", flush=True
             )
 
 
