@@ -8,7 +8,8 @@ calibration predicts. On a CPU with `mini`, in processor seconds of one thread, 
 least; on a GPU with random weights of the Qwen2.5-VL-7B shape, each step waited for. Second part, `fleet`: sessions on
 a machine so much faster that it could just carry them, at half, at nine tenths and at one and a half times its
 capacity: what is planned in how much time, who waits, and who gets less than others. Third part, `card`: what the plans
-make of one H100's costs, counted from its measurements, with answers beside many frames and with live sessions.
+make of one H100's costs, as told by this calibration or, without a GPU, counted from its measurements: answers beside
+many frames, and live sessions whose rates are governed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ import torch
 from bench.host import hardware, percentile, today
 from bench.random_model import random_checkpoint
 from bench.simulation import Arrival, Load, Simulation, Told, arrivals
-from workers.engine.calibration import Calibration
+from workers.core import Fence
+from workers.engine.calibration import ANSWERS, Calibration
 from workers.engine.costs import StepCosts, StepCounts, fitted
-from workers.engine.engine import Engine
+from workers.engine.device import Device
+from workers.engine.engine import Engine, MakeDevice
 from workers.engine.messages import AskQuestion, Event, OpenSession, PushFrame, QuestionDone
 from workers.engine.scheduler import StepLimits
 from workers.engine.settings import EngineSettings
@@ -54,7 +57,7 @@ H100 = StepCosts(
     keys=0.0195e-3,
     spread=(0.97, 0.99, 1.0, 1.0, 1.01, 1.03),
 )
-H100_HOST = 4e-3  # seconds to plan and launch a pass
+H100_HOST = replace(H100.scaled(0), passes=4e-3)
 CEILING = 109.1  # frames a second, measured with those costs
 TARGET = 0.05
 FLEET = {"half": 0.5, "nine_tenths": 0.9, "too_many": 1.5}
@@ -62,7 +65,11 @@ FLEET = {"half": 0.5, "nine_tenths": 0.9, "too_many": 1.5}
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is traced: sessions of `budget` tokens on an engine of these settings, timed by `clock`."""
+    """What is traced: sessions of `budget` tokens on an engine of these settings, timed by `clock`.
+
+    Where the host is a step `ahead`, a step takes what lies between the end of the one before, or being planned if the
+    device was idle, and its own end.
+    """
 
     sessions: int
     budget: int
@@ -70,6 +77,7 @@ class Bench:
     step_pictures: int
     every: float
     clock: Callable[[], float]
+    ahead: bool
 
     @property
     def settings(self) -> EngineSettings:
@@ -80,10 +88,14 @@ class Bench:
             step_pictures=self.step_pictures,
         )
 
+    @property
+    def limits(self) -> StepLimits:
+        return StepLimits(self.step_tokens, self.step_pictures, self.settings.floor_tokens)
+
 
 BENCHES = {
-    "cpu": Bench(6, 1_376, 160, 2, 10.0, time.process_time),
-    "cuda": Bench(60, 5_760, 1_100, 4, 10.0, time.perf_counter),
+    "cpu": Bench(6, 1_376, 160, 2, 10.0, time.process_time, ahead=False),
+    "cuda": Bench(60, 5_760, 1_100, 4, 10.0, time.perf_counter, ahead=True),
 }
 
 
@@ -96,50 +108,69 @@ class Trace:
 
 
 class Driver:
-    """Drives an engine through arrivals on a clock that only its own work moves; each step is waited for."""
+    """Drives an engine through arrivals on a clock that only work on them moves."""
 
-    def __init__(self, checkpoint: Checkpoint, bench: Bench, load: Load) -> None:
-        self._clock = bench.clock
+    def __init__(self, checkpoint: Checkpoint, bench: Bench, load: Load, make_device: MakeDevice = Device) -> None:
+        self._clock, self._ahead = bench.clock, bench.ahead
         self._load, self._now, self._pushed = load, 0.0, 0
         self._trace = Trace([], [])
         self._side = checkpoint.pixels.side
         coarse = np.random.default_rng(1).integers(0, 256, (PICTURES, 8, 8, 3), dtype=np.uint8)
         blocks = np.ones((1, self._side // 8, self._side // 8, 1), dtype=np.uint8)
         self._pictures = np.kron(coarse, blocks)
-        self._engine = Engine(checkpoint, bench.settings, self._picture, self._hear, now=lambda: self._now, ahead=False)
-        self._engine.warm()
+        self.engine = Engine(
+            checkpoint,
+            bench.settings,
+            self._picture,
+            self._hear,
+            now=lambda: self._now,
+            ahead=bench.ahead,
+            make_device=make_device,
+        )
+        self.engine.warm()
         for n in range(load.sessions):
             opening = OpenSession(
                 session_id=str(n), budget_tokens=bench.budget, policy="window", instructions="", complete=False
             )
-            self._engine.handle(opening)
+            self.engine.handle(opening)
 
     def run(self, coming: deque[Arrival]) -> Trace:
-        busy = True
+        busy, running, begun, read = True, StepCounts(), 0.0, self._clock()
         while coming or busy:
             if not busy:
                 self._now = max(self._now, coming[0].at)
             while coming and coming[0].at <= self._now:
                 self._arrive(coming.popleft())
-            before, began = replace(self._engine.counters), self._clock()
-            busy = self._engine.step()
-            if busy:
-                seconds = self._clock() - began
-                self._now += seconds
-                counts = self._engine.counters.since(before)
-                if counts != StepCounts():
-                    self._trace.steps.append((counts, seconds))
+            before, planned = replace(self.engine.counters), self._now
+            busy = self.engine.step()
+            if not busy:
+                self.device_done()
+            ended = self._clock()
+            self._now, read = self._now + ended - read, ended
+            counts = self.engine.counters.since(before)
+            if not self._ahead:
+                running, begun, counts = counts, planned, StepCounts()
+            if running != StepCounts():
+                self._trace.steps.append((running, self._now - begun))
+            begun = planned if running == StepCounts() else self._now
+            running = counts
         return self._trace
+
+    def device_done(self) -> None:
+        """Waits for all that the device was given."""
+        fence = Fence(self.engine.pool.store.keys.device)
+        fence.mark()
+        fence.wait()
 
     def _arrive(self, arrival: Arrival) -> None:
         self._pushed += 1
         name, t_ms = str(arrival.session), int(arrival.at * 1000)
         if arrival.kind == "question":
             question = {"text": QUESTION, "at_ms": 0, "wait_until": -1.0, "remember": False, "max_tokens": 32}
-            self._engine.handle(AskQuestion(session_id=name, question_id=str(self._pushed), **question))  # type: ignore[arg-type]
+            self.engine.handle(AskQuestion(session_id=name, question_id=str(self._pushed), **question))  # type: ignore[arg-type]
             return
         frame = {"width": self._side, "height": self._side, "deadline": arrival.at + self._load.lag}
-        self._engine.handle(PushFrame(session_id=name, sequence=self._pushed, t_ms=t_ms, slot=0, **frame))  # type: ignore[arg-type]
+        self.engine.handle(PushFrame(session_id=name, sequence=self._pushed, t_ms=t_ms, slot=0, **frame))  # type: ignore[arg-type]
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, QuestionDone):
@@ -150,11 +181,16 @@ class Driver:
         return picture
 
 
-def traced(checkpoint: Checkpoint, seconds: float, bench: Bench) -> tuple[dict[str, Any], StepCosts]:
+def calibration(checkpoint: Checkpoint, bench: Bench) -> tuple[StepCosts, StepCosts | None]:
+    """What steps cost, and what planning and launching them costs a host that is ahead."""
+    measured = Calibration(checkpoint, bench.settings, bench.clock, ahead=bench.ahead)
+    return fitted(measured.steps()), fitted(measured.launches) if bench.ahead else None
+
+
+def traced(
+    checkpoint: Checkpoint, seconds: float, bench: Bench, costs: StepCosts, host: StepCosts | None
+) -> dict[str, Any]:
     """Real and simulated step times under the same arrivals."""
-    settings = bench.settings
-    costs = fitted(Calibration(checkpoint, settings, bench.clock, ahead=False).steps())
-    limits = StepLimits(settings.step_tokens, settings.step_pictures, settings.floor_tokens)
     tokens = (checkpoint.pixels.side // checkpoint.pixels.factor) ** 2
     load = Load(
         sessions=bench.sessions,
@@ -165,16 +201,17 @@ def traced(checkpoint: Checkpoint, seconds: float, bench: Bench) -> tuple[dict[s
         prompt=_prompt(checkpoint),
     )
     real = Driver(checkpoint, bench, load).run(deque(arrivals(load, seed=2)))
-    told = Simulation(load, costs, limits, real.lengths, seed=2).run()
-    predicted = [costs.seconds(counts) for counts, _ in real.steps]
+    told = Simulation(load, costs, bench.limits, real.lengths, seed=2, host=host).run()
+    measured, simulated = ([each for _, each in steps] for steps in (real.steps, told.steps))
     return {
         "load": asdict(load),
         "costs_ms": _ms(costs),
-        "measured": _steps_ms([each for _, each in real.steps]),
-        "simulated": _steps_ms([each for _, each in told.steps]),
-        "predicted_from_the_same_counts": _steps_ms(predicted),
-        **_apart([each for _, each in told.steps], [each for _, each in real.steps]),
-    }, costs
+        "host_ms": _ms(host) if host else None,
+        "measured": _steps_ms(measured),
+        "simulated": _steps_ms(simulated),
+        "predicted_from_the_same_counts": _steps_ms([costs.seconds(counts) for counts, _ in real.steps]),
+        **_apart(simulated, measured),
+    }
 
 
 def _trunk(budget: int, tokens: int) -> int:
@@ -211,25 +248,25 @@ def fleet(costs: StepCosts, sessions: int, seconds: float, use: float) -> dict[s
     answers = 32 / load.every * costs.answer(load.keys)
     fast = costs.scaled(use / (sessions * (costs.frame(load.tokens, load.keys) + answers)))
     limits = fast.limits(0.05, load.tokens, load.keys, answers=sessions // 20, most=StepLimits(1 << 24, 1 << 20, 64))
-    shared = fast.seconds(StepCounts(passes=1, batches=1)) / limits.pictures
-    told = Simulation(load, fast, limits, [32], seed=3, frame_seconds=fast.frame(load.tokens, load.keys) + shared).run()
+    told = Simulation(load, fast, limits, [32], seed=3, frame_seconds=fast.full(load.tokens, load.keys, limits)).run()
     return {"limits": asdict(limits), **_told(told)}
 
 
-def on_card(seconds: float, sessions: int) -> dict[str, Any]:
-    """One H100 by its counted costs: 16 answers beside 85 % of its ceiling, and so many live sessions.
+def on_card(costs: StepCosts, host: StepCosts, seconds: float, sessions: int) -> dict[str, Any]:
+    """One H100 by its costs: 16 answers beside 85 % of its ceiling, and so many live sessions.
 
     Live frames are dropped at an age of one second, and each session is asked every 30 s for 32 tokens.
     """
     frame = {"tokens": 260, "keys": 4_368, "full": True, "prompt": 20}
-    limits = H100.limits(TARGET, 256, 4_368, answers=16, most=StepLimits(8_192, 16, 64))
+    limits = costs.limits(TARGET, 256, 4_368, ANSWERS, most=StepLimits(8_192, 16, 64))
+    whole = costs.full(256, 4_368, limits)
     beside = Load(32, seconds, 0.85 * CEILING / 32, every=inf, lag=inf, jitter=0.05, answering=16, **frame)  # type: ignore[arg-type]
     live = Load(sessions, seconds, every=30.0, lag=1.0, **frame)  # type: ignore[arg-type]
     told = {
-        name: _told(Simulation(load, H100, limits, [32], seed=4, host=H100_HOST).run())
-        for name, load in (("answers_beside_frames", beside), (f"live_{sessions}", live))
+        "answers_beside_frames": _told(Simulation(beside, costs, limits, [32], seed=4, host=host).run()),
+        f"live_{sessions}": _told(Simulation(live, costs, limits, [32], seed=4, frame_seconds=whole, host=host).run()),
     }
-    return {"costs_ms": _ms(H100), "limits": asdict(limits), **told}
+    return {"costs_ms": _ms(costs), "limits": asdict(limits), "frame_ms": round(1e3 * whole, 3), **told}
 
 
 def _told(told: Told) -> dict[str, Any]:
@@ -259,11 +296,15 @@ def main() -> None:
     torch.set_num_threads(1)
     on_gpu = wanted.device == "cuda"
     checkpoint = random_checkpoint("cuda", torch.bfloat16) if on_gpu else open_checkpoint(resolve("mini"))
-    trace, costs = traced(checkpoint, wanted.trace, BENCHES[wanted.device])
+    bench = BENCHES[wanted.device]
+    costs, host = calibration(checkpoint, bench)
+    trace = traced(checkpoint, wanted.trace, bench, costs, host)
     result = {"date": today(), "hardware": hardware(), "device": wanted.device, "trace": trace}
-    if not on_gpu:
+    if host is None:
         carried = {name: fleet(costs, wanted.sessions, wanted.seconds, use) for name, use in FLEET.items()}
-        result |= {"sessions": wanted.sessions, "fleet": carried, "card": on_card(300.0, 80)}
+        result |= {"sessions": wanted.sessions, "fleet": carried}
+        costs, host = H100, H100_HOST
+    result["card"] = on_card(costs, host, 300.0, 80)
     print(json.dumps(result, indent=1))
     if wanted.json:
         name = "schedule-cuda.json" if on_gpu else "schedule.json"

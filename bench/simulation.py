@@ -100,7 +100,7 @@ class Told:
 class Simulation:
     """One engine with `limits` whose steps take what `costs` says.
 
-    With a `host`, planning and launching a pass takes it so many seconds, and it is a step ahead of the device, as on a
+    With a `host`, planning and launching a step takes it what that says, and it is a step ahead of the device, as on a
     GPU: what a step is to do is settled while the one before it runs.
     """
 
@@ -112,7 +112,7 @@ class Simulation:
         lengths: Sequence[int],
         seed: int,
         frame_seconds: float = 0.0,
-        host: float | None = None,
+        host: StepCosts | None = None,
     ) -> None:
         """`lengths`: answers are as long as one of these, in tokens. `frame_seconds`: frame rates are governed so."""
         self._governor = Governor(CAPACITY) if frame_seconds else None
@@ -131,7 +131,7 @@ class Simulation:
         """Until everything that came in has been dealt with."""
         while self._coming or self._waiting or any(answer.left < 1 << 20 for answer in self._answers):
             if not (self._waiting or self._answers):
-                self._now = max(self._now, self._coming[0].at)
+                self._now = max(self._now, self._end, self._coming[0].at)
             self._take()
             self._govern()
             self._step()
@@ -194,10 +194,10 @@ class Simulation:
         if counts == StepCounts():
             self._now += seconds
             return
-        self._told.steps.append((counts, seconds))
         for place in step.encode:
             self._sessions[queued[place]].encoded = True
-        end = self._under_way(seconds, counts.passes)
+        begun, end = self._under_way(counts, seconds)
+        self._told.steps.append((counts, end - begun))
         self._write(written, end)
         going = [answer for answer, goes in zip(running, step.answers, strict=True) if goes]
         self._say(going, prompts, step.prompts, end)
@@ -206,15 +206,16 @@ class Simulation:
         load = self._load
         return Upcoming(load.tokens, session.frames[0] + load.lag, session.encoded, True, self._turns.of(session))
 
-    def _under_way(self, seconds: float, passes: int) -> float:
-        """When a step that is planned now is done; moves the clock to when the next one can be planned."""
+    def _under_way(self, counts: StepCounts, seconds: float) -> tuple[float, float]:
+        """When a step that is planned now is begun and done; moves the clock to when the next one can be planned."""
         if self._host is None:
-            self._now += seconds
-            return self._now
-        launched, before = self._now + self._host * passes, self._end
-        self._end = max(launched, before + seconds, self._now + seconds)
+            begun, self._now = self._now, self._now + seconds
+            return begun, self._now
+        launched, before = self._now + self._host.seconds(counts), self._end
+        begun = max(before, self._now)
+        self._end = max(launched, begun + seconds)
         self._now = max(launched, before)
-        return self._end
+        return begun, self._end
 
     def _counts(
         self, step: StepPlan, running: Sequence[_Answer], prompts: Sequence[_Answer], written: Sequence[int]

@@ -47,8 +47,8 @@ class StepCosts:
     """Seconds that a step takes anyway (`step`), and for each of what StepCounts counts.
 
     `spread` holds, evenly spaced from the least to the most, by what factor measured steps were off; `held` is the
-    factor that 19 of 20 of those keep to that take longer than most. Steps that had something else happen to them count
-    in neither.
+    factor that 19 of 20 of those keep to that take longer than most, without steps that had something else happen to
+    them: room cannot be left for these.
     """
 
     step: float
@@ -145,7 +145,7 @@ def fitted(steps: Sequence[tuple[StepCounts, float]]) -> StepCosts:
     off = np.abs(np.log(factors))
     usual = off <= np.quantile(off, _TRIMMED)
     large = usual & (seconds >= (1 - _SURE) * seconds[usual].mean())
-    spread = np.quantile(factors[usual], np.linspace(0, 1, min(len(steps), 201)))
+    spread = np.quantile(factors, np.linspace(0, 1, min(len(steps), 201)))
     held = float(np.quantile(factors[large], _HELD))
     names = [field.name for field in fields(StepCounts)]
     told = dict(zip(["step", *names], weights.tolist(), strict=True))

@@ -45,7 +45,7 @@ def test_costs_are_found_again_whatever_happened_to_some_of_the_steps() -> None:
     for counts in some(3, 50):
         assert costs.seconds(counts) == pytest.approx(TRUE.seconds(counts), rel=0.05)
     assert costs.spread[len(costs.spread) // 2] == pytest.approx(1, abs=0.02)
-    assert costs.spread[-1] < 1.1
+    assert costs.spread[-1] > 7
     assert costs.held < 1.05
 
 
