@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.random_model import QWEN25VL_7B
 from bench.timings import tell, timed
 from workers.attention.flashinfer import FixedAttention, FlashInferAttention
-from workers.core import FLOAT8, KVStore, Part, Query, narrowed
+from workers.core import FLOAT8, KVStore, Part, Query, Slots, narrowed
 
 TEXT = QWEN25VL_7B.text
 LAYERS = 4  # so many planes that no cache holds them
@@ -54,8 +54,10 @@ def sequences(count: int, tokens: int, keys: int = KEYS, room: int = ROOM) -> tu
     chance, queries = np.random.default_rng(0), []
     for number in range(count):
         pages = chance.permutation(keys // PAGE).astype(np.int32) + number * (room // PAGE)
-        memory = Part(pages[None, None], np.full(len(pages), PAGE, np.int32), PAGE)
-        own = number * room + keys + np.arange(tokens)
+        places = np.arange(PAGE, dtype=np.int32)
+        slots: Slots = pages[:, None] * PAGE + places
+        memory = Part(slots.reshape(1, 1, -1))
+        own = number * room + keys + np.arange(tokens, dtype=np.int32)
         rows = number * tokens, (number + 1) * tokens
         queries.append(Query(*rows, np.zeros((3, tokens), np.int64), own[None, None], (memory,)))
     return tuple(queries)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Pages = NDArray[np.int32]  # [layers, groups, n]: page ids in each plane of the pool
-Slots = NDArray[np.int64]  # [layers, groups, n]: page id * page size + place in the page
+Pages = NDArray[np.int32]  # [layers, groups, n], or [1, 1, n] where all planes of the pool have the same: page ids
+Slots = NDArray[np.int32]  # the same of slots: page id * page size + place in the page
 Positions = NDArray[np.int64]  # [3, n]: time, height, width
 Turn = Callable[[Tensor, Tensor], Tensor]  # vectors [n, heads, dim] rotated on by int64 [n], or [3, n], positions
+
+Table = TypeVar("Table", NDArray[np.int32], Tensor)
 
 FLOAT8 = torch.float8_e4m3fn  # four bits of exponent, three of mantissa (arXiv:2209.05433)
 FLOAT8_MOST = 448.0
@@ -63,9 +65,9 @@ class KVStore:
         """What queries, new keys and new values come in, and outputs."""
         return self.wide or self.keys.dtype
 
-    def clear(self, slots: NDArray[np.int64]) -> None:
+    def clear(self, slots: NDArray[np.int32]) -> None:
         """Takes away what weighs the keys in slots [n]."""
-        self.bias.index_fill_(2, sent(slots, self.bias.device), 0)
+        self.bias.index_fill_(2, sent(slots, self.bias.device).long(), 0)
 
 
 class Run(NamedTuple):
@@ -77,46 +79,28 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Keys in memory that some queries see, in the order in which they were written.
+    """Keys in memory that some queries see: those in `slots`, in the order in which they were written.
 
-    `filled` [n] is how many slots of each page count, from its first on. `turn` is by how many positions these keys now
-    stand below the positions that they were rotated to when they were stored.
+    `turn` is by how many positions they now stand below the positions that they were rotated to when they were stored.
     """
 
-    pages: Pages
-    filled: NDArray[np.int32]
-    page_size: int
+    slots: Slots
     turn: int = 0
     biased: bool = False
 
     @property
     def tokens(self) -> int:
         """Keys in each plane."""
-        return int(self.filled.sum())
+        return int(self.slots.shape[-1])
 
     def runs(self, layer: int, group: int) -> tuple[Run, ...]:
         """The part's slots in one plane, in order, as few runs as they form."""
-        return self._runs[0 if self._uniform else layer * self.pages.shape[1] + group]
-
-    @cached_property
-    def slots(self) -> NDArray[np.int32]:
-        """The part's slots [layers, groups, tokens] in order; [1, 1, tokens] where all planes have the same."""
-        places = np.arange(self.page_size, dtype=np.int32)
-        table = self._planes[..., None] * self.page_size + places
-        return table[..., places < self.filled[:, None]]
-
-    @cached_property
-    def _uniform(self) -> bool:
-        return bool((self.pages == self.pages[:1, :1]).all())
-
-    @property
-    def _planes(self) -> Pages:
-        return self.pages[:1, :1] if self._uniform else self.pages
+        layers, groups, _ = self.slots.shape
+        return self._runs[layer % layers * groups + group % groups]
 
     @cached_property
     def _runs(self) -> tuple[tuple[Run, ...], ...]:
-        planes = self._planes.reshape(-1, self.pages.shape[-1])
-        return tuple(_runs(plane, self.filled, self.page_size) for plane in planes)
+        return tuple(_runs(plane) for plane in self.slots.reshape(-1, self.tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +133,24 @@ class Attention(Protocol):
     def plan(self, queries: tuple[Query, ...]) -> Attend:
         """Attention for one forward pass over these queries, whose rows follow each other from 0 on."""
         ...
+
+
+def joined(tables: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Tables [layers, groups, n], or [1, 1, n] where all planes have the same, as one; a copy, if they are several."""
+    if len(tables) == 1:
+        return tables[0]
+    planes = {table.shape[:2] for table in tables}
+    if len(planes) > 1:
+        every = np.broadcast_shapes(*planes)
+        tables = [np.broadcast_to(table, (*every, table.shape[-1])) for table in tables]
+    return np.concatenate(tables or [np.empty((1, 1, 0), dtype=np.int32)], axis=-1)
+
+
+def of_plane(table: Table, layer: int, group: int) -> Table:
+    """A table's row for one plane [n], of [layers, groups, n] or of what all planes have, [1, 1, n]."""
+    layers, groups = table.shape[:2]
+    row: Table = table[layer % layers, group % groups]
+    return row
 
 
 def staged(array: NDArray[np.generic], device: torch.device) -> Tensor:
@@ -245,9 +247,7 @@ class Fence:
             self._event.synchronize()
 
 
-def _runs(pages: NDArray[np.int32], filled: NDArray[np.int32], page_size: int) -> tuple[Run, ...]:
-    starts = pages.astype(np.int64) * page_size
-    stops = starts + filled
-    first = np.concatenate(([True], starts[1:] != stops[:-1]))
-    last = np.concatenate((first[1:], [True]))
-    return tuple(Run(start, stop) for start, stop in zip(starts[first].tolist(), stops[last].tolist(), strict=True))
+def _runs(slots: NDArray[np.int32]) -> tuple[Run, ...]:
+    breaks = np.flatnonzero(slots[1:] != slots[:-1] + 1)
+    firsts, lasts = slots[[0, *(breaks + 1)]], slots[[*breaks, -1]]
+    return tuple(Run(first, last + 1) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True))

@@ -15,19 +15,17 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
 from workers.attention.plain import attend, folded, write
-from workers.core import Fence, KVStore, Query, Slots, Turn, indexed, sent, staged
+from workers.core import Fence, KVStore, Query, Slots, Turn, indexed, joined, of_plane, sent, staged
 
 _WORKSPACE_BYTES = 256 << 20
 _FEW = 64  # queries of one sequence
 _LN2 = math.log(2)
 
 Rows = slice | Tensor
-Table = NDArray[np.int32]  # slots [layers, groups, n], or [1, 1, n] where all planes have the same
 
 
 class MakeWrapper(Protocol):
@@ -46,7 +44,7 @@ class Planner:
         self._indices = torch.empty(0)
         self._tables: Tensor | None = None
 
-    def plan(self, lengths: Sequence[int], seen: Sequence[int], table: Table, *, causal: bool) -> None:
+    def plan(self, lengths: Sequence[int], seen: Sequence[int], table: Slots, *, causal: bool) -> None:
         """Sequences of so many queries each, of which each sees so many slots of `table`, one after the other."""
         self._read.wait()
         self._tables = None if table.shape[:2] == (1, 1) else sent(table, self._device)
@@ -164,7 +162,7 @@ class PlannedAttention:
         self._attention, self._store, self._turn = attention, attention.store, attention.turn
         self._layers, self._groups = self._store.keys.shape[:2]
         self._device = self._store.keys.device
-        self._targets = sent(_joined([_own(query) for query in queries]).astype(np.int64), self._device)
+        self._targets = sent(joined([query.slots for query in queries]).astype(np.int64), self._device)
         self._sights = tuple(self._stored(queries))
         self._turned = tuple(self._moved(queries))
         self._biased = tuple(self._weighed(queries))
@@ -210,7 +208,7 @@ class PlannedAttention:
         n, heads = q.shape[:2]
         if part.turn:
             q = self._turn(q, torch.full((n,), part.turn, device=self._device))
-        slots = part.slots[layer % len(part.slots), group % part.slots.shape[1]]
+        slots = of_plane(part.slots, layer, group)
         planes = (self._store.keys, self._store.values)
         k, v = (indexed(x)[layer, group, slots].view(x.dtype).to(q.dtype).transpose(0, 1) for x in planes)
         bias = self._store.bias[layer, group, slots]
@@ -224,9 +222,8 @@ class PlannedAttention:
             alike = [query for query in queries if (query.stop - query.start <= _FEW) == few]
             if alike:
                 planner = self._attention.planner(few, 0)
-                tables = [_table(query) for query in alike]
                 lengths = [query.stop - query.start for query in alike]
-                planner.plan(lengths, [table.shape[-1] for table in tables], _joined(tables), causal=True)
+                planner.plan(lengths, *_stored(alike), causal=True)
                 yield _Sight(planner, _rows(alike, self._device), any(query.wanted for query in alike))
 
     def _moved(self, queries: tuple[Query, ...]) -> Iterator[_Sight]:
@@ -237,7 +234,7 @@ class PlannedAttention:
             lengths = [query.stop - query.start for query, _ in alike]
             planner = self._attention.planner(False, 1 + place)
             tables = [part.slots for _, part in alike]
-            planner.plan(lengths, [table.shape[-1] for table in tables], _joined(tables), causal=False)
+            planner.plan(lengths, [part.tokens for _, part in alike], joined(tables), causal=False)
             by = np.repeat([part.turn for _, part in alike], lengths)
             yield _Sight(planner, _rows([query for query, _ in alike], self._device), True, sent(by, self._device))
 
@@ -273,15 +270,13 @@ class FixedAttention:
         """
         if len(queries) > self._sequences or queries[-1].stop > self._rows or any(map(_apart, queries)):
             return False
-        tables = [_tables(query) for query in queries]
-        seen = [sum(part.shape[-1] for part in mine) for mine in tables]
-        parts = [part for mine in tables for part in mine]
-        if sum(seen) > self._slots or any(part.shape[:2] != (1, 1) for part in parts):
+        seen, table = _stored(queries)
+        if table.shape[-1] > self._slots or table.shape[:2] != (1, 1):
             return False
-        self._plan([query.stop - query.start for query in queries], seen, np.concatenate(parts, axis=-1))
-        own = np.concatenate([mine[-1] for mine in tables], axis=-1)
-        spare = np.full((1, 1, self._rows - own.shape[-1]), self._spare)
-        self._targets.copy_(sent(np.concatenate([own, spare], axis=-1), self._targets.device), non_blocking=True)
+        self._plan([query.stop - query.start for query in queries], seen, table)
+        targets = np.full((1, 1, self._rows), self._spare)
+        targets[:, :, : queries[-1].stop] = joined([query.slots for query in queries])
+        self._targets.copy_(sent(targets, self._targets.device), non_blocking=True)
         return True
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -295,7 +290,7 @@ class FixedAttention:
         outs = [self._planner.run(layer, group, part, self._outs[group]) for group, part in enumerate(queries)]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
-    def _plan(self, lengths: list[int], seen: list[int], table: Table) -> None:
+    def _plan(self, lengths: list[int], seen: list[int], table: Slots) -> None:
         """Sequences that are not there have no queries and see nothing."""
         absent = [0] * (self._sequences - len(lengths))
         self._planner.plan(lengths + absent, seen + absent, table, causal=True)
@@ -304,7 +299,7 @@ class FixedAttention:
 def store_all(store: KVStore, layer: int, targets: Tensor, k: Tensor, v: Tensor) -> None:
     """Keys and values [n, kv_heads, dim] to slots `targets` [layers or 1, groups or 1, n] of one layer."""
     for group, (keys, values) in enumerate(zip(*(x.chunk(store.keys.shape[1], dim=1) for x in (k, v)), strict=True)):
-        slots = targets[layer % len(targets), group % targets.shape[1]]
+        slots = of_plane(targets, layer, group)
         if keys.is_cuda:
             from workers.attention import kernels
 
@@ -324,28 +319,14 @@ def _apart(query: Query) -> bool:
     return any(part.turn or part.biased for part in query.parts)
 
 
-def _own(query: Query) -> Table:
-    slots: Slots = query.slots
-    alike = bool((slots == slots[:1, :1]).all())
-    return (slots[:1, :1] if alike else slots).astype(np.int32)
-
-
-def _tables(query: Query) -> list[Table]:
-    """All slots that a query sees as they were stored, its own last."""
-    return [*(part.slots for part in query.parts if not part.turn and not part.biased), _own(query)]
-
-
-def _table(query: Query) -> Table:
-    """The same as one table."""
-    return _joined(_tables(query))
-
-
-def _joined(tables: Sequence[Table]) -> Table:
-    planes = {table.shape[:2] for table in tables}
-    if len(planes) > 1:
-        every = np.broadcast_shapes(*planes)
-        tables = [np.broadcast_to(table, (*every, table.shape[-1])) for table in tables]
-    return np.concatenate(tables, axis=-1)
+def _stored(queries: Sequence[Query]) -> tuple[list[int], Slots]:
+    """How many slots each query sees as they were stored, its own last; and all of them, one after the other."""
+    seen, tables = [], []
+    for query in queries:
+        mine = [*(part.slots for part in query.parts if not part.turn and not part.biased), query.slots]
+        seen.append(sum([table.shape[-1] for table in mine]))
+        tables += mine
+    return seen, joined(tables)
 
 
 def _rows(queries: Sequence[Query], device: torch.device) -> Rows:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
-from workers.core import KVStore, Query, Run, Turn, indexed, narrowed, sent
+from workers.core import KVStore, Query, Run, Turn, indexed, narrowed, of_plane, sent
 
 _RUNS_IN_PLACE = 4
 
@@ -68,7 +68,7 @@ class PlannedAttention:
         self._queries = queries
         self._device = self._store.keys.device
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._targets = [sent(query.slots, self._device) for query in queries]
+        self._targets = [sent(query.slots, self._device).long() for query in queries]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Writes k and v [tokens, kv_heads, dim], then gives what q [tokens, heads, dim] see (undefined if unread)."""
@@ -80,7 +80,7 @@ class PlannedAttention:
             rows = slice(query.start, query.stop)
             for group in range(self._groups):
                 kv = slice(group * self._heads, (group + 1) * self._heads)
-                write(self._store, layer, group, targets[layer, group], k[rows, kv], v[rows, kv])
+                write(self._store, layer, group, of_plane(targets, layer, group), k[rows, kv], v[rows, kv])
                 if query.wanted or not last:
                     heads = slice(group * q_heads, (group + 1) * q_heads)
                     out[rows, heads] = self._see(query, layer, group, q[rows, heads], k[rows, kv], v[rows, kv])
@@ -113,7 +113,8 @@ class PlannedAttention:
     def _visible(self, query: Query, layer: int, group: int) -> tuple[Keys, ...]:
         """The query's keys in one plane; a single new token's own slot is among them, since it needs no mask."""
         keys: list[Keys] = []
-        own = Run(*(int(query.slots[layer, group, 0]) + i for i in (0, 1))) if query.stop - query.start == 1 else None
+        first = int(of_plane(query.slots, layer, group)[0])
+        own = Run(first, first + 1) if query.stop - query.start == 1 else None
         for part in query.parts:
             runs = part.runs(layer, group)
             if own is not None and part.turn == 0 and not part.biased and runs[-1].stop == own.start:

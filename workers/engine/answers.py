@@ -21,7 +21,7 @@ from workers.engine.messages import (
     Tokens,
 )
 from workers.engine.timeline import Timeline
-from workers.memory.chain import Chain, Draft
+from workers.memory.chain import Chain, Draft, Piece
 from workers.models.chat import Chat, Span
 from workers.models.tokenizer import Tokenizer
 
@@ -93,16 +93,17 @@ class Answers:
         """
         spans = self._spans(wanted)
         limit = self._timeline.bounds.trained_length
-        far = [branch for branch, span in spans if branch.reach(span) > limit]
+        far = [branch for branch, span, _ in spans if branch.reach(span) > limit]
         for branch in far:
             if branch.following is None:
                 self._cut(branch)
-        spans = [(branch, span) for branch, span in spans if branch not in far]
-        while self._share.free < (need := sum(branch.pages_for(span) for branch, span in spans)):
+        if far:
+            spans = [each for each in spans if each[0] not in far]
+        while self._share.free < (need := sum([branch.chain.pages_for([piece]) for branch, _, piece in spans])):
             if not self.relieve(need):
                 self._cut(max(self.running, key=lambda branch: branch.chain.pages))
             spans = self._spans([(branch, count) for branch, count in wanted if branch not in far])
-        return [Saying(branch, span, *branch.draft(span, self._trunk)) for branch, span in spans]
+        return [Saying(branch, span, *branch.draft(span, piece, self._trunk)) for branch, span, piece in spans]
 
     def said(self, saying: Saying, following: Following | None) -> None:
         """A saying is done; what is `following` was drawn after it, unless more of the prompt is to come."""
@@ -164,9 +165,10 @@ class Answers:
         clock = branch.clock.following(self._timeline.clock) if branch.live else branch.clock
         return self._voice.chat.answer(clock, branch.answer[-1:] if branch.following is None else [_UNREAD])
 
-    def _spans(self, wanted: Sequence[tuple[Branch, int]]) -> list[tuple[Branch, Span]]:
-        """What branches read next, those that have ended left out."""
-        return [(branch, self._next(branch, count)) for branch, count in wanted if branch in self.running]
+    def _spans(self, wanted: Sequence[tuple[Branch, int]]) -> list[tuple[Branch, Span, Piece]]:
+        """What branches read next, and as their chains take it; those that have ended left out."""
+        spans = [(branch, self._next(branch, count)) for branch, count in wanted if branch in self.running]
+        return [(branch, span, branch.piece(span)) for branch, span in spans]
 
     def relieve(self, pages: int) -> bool:
         """Makes `pages` pages free: frozen branches go live, oldest first, then the trunk shrinks; whether it did."""

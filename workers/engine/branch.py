@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from workers.core import Kind, Part
 from workers.engine.batch import Following, Work
 from workers.engine.messages import AskQuestion
@@ -43,6 +41,8 @@ class Branch:
         self._parts: tuple[Part, ...] | None = None
         self.following: Following | None = None
         """The answer's newest token while the host has not read it."""
+        self.begun: float | None = None
+        """When the first step came after its first token."""
 
     @property
     def live(self) -> bool:
@@ -63,13 +63,14 @@ class Branch:
         piece = slice(self._read, self._read + count)
         return Span(self._prompt.tokens[piece], self._prompt.positions[:, piece], self._prompt.clock)
 
-    def pages_for(self, span: Span) -> int:
-        """Free pages that writing a span takes."""
-        return self.chain.pages_for([self._piece(span)])
+    def piece(self, span: Span) -> Piece:
+        """A span as its chain takes it."""
+        first, last = span.positions[0, 0], span.positions[0, -1]  # a text's grow along every axis
+        return Piece(Kind.TEXT, span.positions, self.as_of_ms, joins=True, reach=(int(first), int(last)))
 
-    def draft(self, span: Span, trunk: Chain) -> tuple[Work, Draft]:
+    def draft(self, span: Span, piece: Piece, trunk: Chain) -> tuple[Work, Draft]:
         """Work that writes a span, and what to commit after it."""
-        draft = self.chain.draft([self._piece(span)])
+        draft = self.chain.draft([piece])
         wanted = self.unread in (0, len(span))
         parts = (*self._seen(trunk), *self.chain.parts())
         return Work(span.tokens, span.positions, draft.slots, parts, wanted, following=self.following), draft
@@ -92,7 +93,7 @@ class Branch:
     def reach(self, span: Span) -> int:
         """Positions from the farthest key that the branch sees, the header's or its own first, through a span's end."""
         first = self.chain.blocks[0] if self.chain.blocks else None
-        return int(span.positions.max()) + 1 - min(0, first.low - first.turn if first else 0)
+        return int(span.positions[0, -1]) + 1 - min(0, first.low - first.turn if first else 0)
 
     def go_live(self) -> None:
         """Lets go of the trunk as it was."""
@@ -116,12 +117,9 @@ class Branch:
         self.go_live()
         self.chain.clear()
 
-    def _piece(self, span: Span) -> Piece:
-        return Piece(Kind.TEXT, np.asarray(span.positions), self.as_of_ms, joins=True)
-
     def _seen(self, trunk: Chain) -> tuple[Part, ...]:
         if self.snapshot is None:
             return trunk.parts()
         if self._parts is None:
-            self._parts = parts_of(self.snapshot.blocks, self.snapshot.share.pool.page_size)
+            self._parts = parts_of(self.snapshot.blocks)
         return self._parts

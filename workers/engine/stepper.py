@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -86,7 +85,6 @@ class Stepper:
     ) -> None:
         """`watch` is told of what goes through the decoder, and of what is drawn after it."""
         self._device, self.limits, self._watch = device, limits, watch
-        self._begun: WeakKeyDictionary[Branch, float] = WeakKeyDictionary()
         self._say_whose, self._pace = say_whose, pace
         self._turns = Turns()
         self.counters = Counters()
@@ -147,20 +145,19 @@ class Stepper:
     def _reading(self, branch: Branch, now: float) -> Reading:
         """What a running answer's reader has; its first tokens were told a step ago."""
         sent = len(branch.answer) - len(branch.question.prefix)
-        return Reading(sent, self._begun.setdefault(branch, now) if sent else now)
+        if branch.begun is None and sent:
+            branch.begun = now
+        return Reading(sent, now if branch.begun is None else branch.begun)
 
     def _run(self, works: Sequence[Work]) -> Tensor:
         """A pass through the decoder, counted."""
         self.counters.passes += 1
-        tokens = sum(len(work.tokens) for work in works)
+        counts = [(len(work.tokens), sum([part.tokens for part in work.parts])) for work in works]
+        tokens = sum([count for count, _ in counts])
         self.counters.tokens += tokens
         self.counters.short += max(0, FILLING - tokens)
-        for work in works:
-            seen = sum(part.tokens for part in work.parts)
-            if len(work.tokens) == 1:
-                self.counters.keys += seen
-            else:
-                self.counters.pairs += len(work.tokens) * seen
+        self.counters.keys += sum([seen for count, seen in counts if count == 1])
+        self.counters.pairs += sum([count * seen for count, seen in counts if count > 1])
         with self._timed("decoder_seconds"):
             logits = self._device.run(works)
         self._watch.passed(works, logits)
@@ -176,10 +173,11 @@ class Stepper:
         """
         with self._timed("compaction_seconds"):
             shrink([session.demand() for session in showing])
-        sayings = []
-        for session in dict.fromkeys(session for session, _, _ in wanted):
-            mine = [(branch, count) for owner, branch, count in wanted if owner is session and count]
-            sayings += [(session, saying) for saying in session.answers.draw(mine)]
+        going: dict[Session, list[tuple[Branch, int]]] = {}
+        for session, branch, count in wanted:
+            if count:
+                going.setdefault(session, []).append((branch, count))
+        sayings = [(session, saying) for session, mine in going.items() for saying in session.answers.draw(mine)]
         speaking = {session for session, _ in sayings}
         behind = [session for session in showing if session in speaking and not session.fits]
         shown = self._draw_frames([session for session in showing if session not in behind])

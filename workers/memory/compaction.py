@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.core import ALONE, KVStore, Slots, Team, Turn, indexed, narrowed, sent
+from workers.core import ALONE, KVStore, Slots, Team, Turn, indexed, joined, narrowed, sent
 from workers.memory.policy import Candidates, Rank
 
 _ELEMENTS = 1 << 25  # of keys in one go: bounds what a compaction takes beside the pool
@@ -53,7 +53,7 @@ class Readback:
     `candidates` that they were picked from.
     """
 
-    def __init__(self, told: Tensor, slots: Slots, candidates: NDArray[np.int64]) -> None:
+    def __init__(self, told: Tensor, slots: Slots, candidates: NDArray[np.int32]) -> None:
         self.slots, self.candidates = slots, candidates
         self._host, self._arrived = told, None
         if told.device.type == "cuda":
@@ -89,9 +89,9 @@ class _Batch:
         device = store.keys.device
         self._store, self._turn, self._rank, self._jobs, self._team = store, turn, rank, jobs, team
         self._places = max(job.places for job in jobs)
-        self._sources = sent(side_by_side([job.sources for job in jobs]), device)
-        self._targets = sent(side_by_side([job.targets for job in jobs]), device)
-        self._recent = sent(side_by_side([job.recent for job in jobs]), device)
+        self._sources = sent(joined([job.sources for job in jobs]), device).long()
+        self._targets = sent(joined([job.targets for job in jobs]), device).long()
+        self._recent = sent(joined([job.recent for job in jobs]), device).long()
         self._told = torch.cat([job.told for job in jobs], dim=-1)
         self._recent_told = sent(np.concatenate([job.recent_told for job in jobs], axis=-1), device).long()
         turns = np.concatenate([job.turns for job in jobs])
@@ -159,13 +159,6 @@ def best(candidates: Candidates, scores: Tensor) -> Tensor:
     offsets = np.cumsum((0, *candidates.sizes[:-1])).tolist()
     counted = zip(ordered, candidates.counts, offsets, strict=True)
     return torch.cat([each[..., :count] + offset for each, count, offset in counted], dim=-1)
-
-
-def side_by_side(slots: Sequence[Slots]) -> Slots:
-    """Slots [layers, groups, n] or [1, 1, n] as one, its planes spelled out only if some are."""
-    planes = max((each.shape[:2] for each in slots), default=(1, 1))
-    none = np.empty((*planes, 0), np.int64)
-    return np.concatenate([none, *(np.broadcast_to(each, (*planes, each.shape[-1])) for each in slots)], axis=-1)
 
 
 def _planes(slots: Tensor, first: int, last: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:

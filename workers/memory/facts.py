@@ -51,18 +51,18 @@ class Facts:
         """
         count = positions.shape[1]
         self._make_room(count)
-        rows = self._rows[self._used : self._used + count]
-        rows["kind"], rows["time_ms"], rows["grid"] = kind, time_ms, grid
-        rows["patch"] = -1 if kind != Kind.FRAME else np.arange(count) if patches is None else patches
+        first, start, stop = self._next_id, self._used, self._used + count
+        rows = self._rows[start:stop]
+        rows["kind"], rows["time_ms"], rows["grid"], rows["patch"] = kind, time_ms, grid, -1
         rows["position"] = positions.T
-        self.places = max(self.places, int(rows["patch"].max(initial=0)) + 1)
-        if kind == Kind.SYSTEM:
+        if kind == Kind.FRAME:
+            rows["patch"] = np.arange(count) if patches is None else patches
+            self.places = max(self.places, int(rows["patch"].max(initial=0)) + 1)
+        elif kind == Kind.SYSTEM:
             rows["kind"][:SINKS] = Kind.SINK
-        first = self._next_id
-        self._ids[self._used : self._used + count] = np.arange(first, first + count)
-        self._alive[self._used : self._used + count] = True
-        self._used += count
-        self._next_id += count
+        self._ids[start:stop] = np.arange(first, first + count)
+        self._alive[start:stop] = True
+        self._used, self._next_id = stop, first + count
         return first
 
     def of(self, ids: NDArray[np.integer]) -> NDArray[np.void]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workers.core import KVShape, KVStore, Pages, Slots
+from workers.core import KVShape, KVStore, Pages, Slots, joined
 
 NO_TOKEN = -1
 
@@ -24,8 +24,9 @@ class IntegrityError(Exception):
 class PagePool:
     """Pages of `page_size` slots in each plane of (layer, head group).
 
-    Page tables carry both axes, and so does the token id of each slot: with per-head selection, page n and slot j hold
-    another token in each plane. A page belongs to one share from the share's opening to its closing.
+    Pages are taken and given up in all planes at once: a table of theirs, and what counts holds, says the same of each.
+    The token id of each slot has both axes: with per-head selection, slot j holds another token in each plane. A page
+    belongs to one share from the share's opening to its closing.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class PagePool:
             bias=torch.zeros(size[:3], device=device),
             wide=wide,
         )
-        self.token_ids = np.full((*planes, pages * page_size), NO_TOKEN, dtype=np.int32)
-        self.references = np.zeros((*planes, pages), dtype=np.int16)
+        # In memory, what the planes have in one slot lies side by side: most tokens are the same in all of them.
+        self.token_ids = np.moveaxis(np.full((pages * page_size, *planes), NO_TOKEN, dtype=np.int32), 0, -1)
+        self.references = np.zeros(pages, dtype=np.int16)
         self._shared = np.zeros(pages, dtype=np.bool_)
         self._shares: list[Share] = []
 
@@ -80,29 +82,28 @@ class PagePool:
         self._shares.append(share)
         return share
 
-    def close(self, share: Share) -> Slots:
+    def close(self, share: Share) -> NDArray[np.int32]:
         """Takes a share back with everything in it; the slots [n] that are to be cleared before they are used again."""
         self._shares.remove(share)
         self._shared[share.ids] = False
-        self.references[:, :, share.ids] = 0
+        self.references[share.ids] = 0
         slots = self.slots_of(share.ids)
         self.token_ids[:, :, slots] = NO_TOKEN
         return slots
 
-    def slots_of(self, pages: NDArray[np.integer]) -> NDArray[np.int64]:
+    def slots_of(self, pages: NDArray[np.integer]) -> NDArray[np.int32]:
         """All slots of pages [..., n], as [..., n * page_size]."""
-        slots = pages.astype(np.int64)[..., None] * self.page_size + np.arange(self.page_size)
+        places = np.arange(self.page_size, dtype=np.int32)
+        slots: NDArray[np.int32] = pages.astype(np.int32)[..., None] * self.page_size + places
         return slots.reshape(*pages.shape[:-1], -1)
 
     def write_ids(self, slots: Slots, ids: NDArray[np.int32]) -> None:
         """Records which tokens [n] or [layers, groups, n] the slots hold from now on."""
-        layer, group = _planes(slots)
-        self.token_ids[layer, group, slots] = ids
+        self.token_ids[_everywhere(slots)] = ids
 
     def read_ids(self, slots: Slots) -> NDArray[np.int32]:
         """The tokens [layers, groups, n] that slots hold."""
-        layer, group = _planes(slots)
-        found: NDArray[np.int32] = self.token_ids[layer, group, slots]
+        found: NDArray[np.int32] = self.token_ids[_everywhere(slots)]
         return found
 
     def check_integrity(self) -> None:
@@ -113,7 +114,7 @@ class PagePool:
             share.check_integrity()
         if owned.max(initial=0) > 1 or not np.array_equal(owned == 1, self._shared):
             raise IntegrityError("a page has two shares, or one that the pool knows nothing of")
-        if self.references[:, :, owned == 0].any():
+        if self.references[owned == 0].any():
             raise IntegrityError("a page is held outside of every share")
 
 
@@ -123,10 +124,8 @@ class Share:
     def __init__(self, pool: PagePool, ids: NDArray[np.int64]) -> None:
         """For PagePool.open alone."""
         self.pool, self.ids = pool, ids
-        planes = (pool.shape.layers, pool.shape.groups, len(ids))
-        self._free = np.broadcast_to(ids[::-1].astype(np.int32), planes).copy()
-        self._none = self._free[:, :, :0].copy()
-        self._left = len(ids)
+        self._free: list[int] = ids[::-1].tolist()
+        self._none = joined([])
 
     @property
     def size(self) -> int:
@@ -134,61 +133,55 @@ class Share:
 
     @property
     def free(self) -> int:
-        return self._left
+        return len(self._free)
 
     @property
     def held(self) -> int:
         """Pages that somebody holds, each counted once."""
-        return len(self.ids) - self._left
+        return len(self.ids) - len(self._free)
 
     def take(self, count: int) -> Pages:
-        """`count` free pages [layers, groups, count], held once. PoolExhausted if there are fewer."""
-        if count > self._left:
-            raise PoolExhausted(f"{count} pages asked for, {self._left} of {self.size} are free")
+        """`count` free pages [1, 1, count], held once. PoolExhausted if there are fewer."""
+        if count > self.free:
+            raise PoolExhausted(f"{count} pages asked for, {self.free} of {self.size} are free")
         if not count:
             return self._none
-        pages = self._free[:, :, self._left - count : self._left][:, :, ::-1].copy()
-        self._left -= count
-        self._add(pages, 1)
+        left = self.free - count
+        pages = np.array([[self._free[left:][::-1]]], dtype=np.int32)
+        del self._free[left:]
+        self.hold(pages)
         return pages
 
     def hold(self, pages: Pages) -> None:
         """Holds pages once more: a pin."""
-        self._add(pages, 1)
+        self.pool.references[pages] += 1
 
     def drop(self, pages: Pages) -> None:
         """Gives up one hold on each page; those that nobody holds any more are free."""
-        self._add(pages, -1)
-        layer, group = _planes(pages)
-        gone = pages[:, :, self.pool.references[layer, group, pages][0, 0] == 0]
-        count = gone.shape[-1]
-        self._free[:, :, self._left : self._left + count] = gone[:, :, ::-1]
-        self._left += count
+        references = self.pool.references
+        references[pages] -= 1
+        self._free += pages[references[pages] == 0][::-1].tolist()
 
     def check_holds(self, held: Sequence[Pages]) -> None:
-        """IntegrityError unless each page is held as often as it is listed, in every plane."""
+        """IntegrityError unless each page is held as often as it is listed."""
         expected = np.zeros_like(self.pool.references)
         for pages in held:
-            layer, group = _planes(pages)
-            np.add.at(expected, (layer, group, pages), 1)
-        if not np.array_equal(expected[:, :, self.ids], self.pool.references[:, :, self.ids]):
+            np.add.at(expected, pages, 1)
+        if not np.array_equal(expected[self.ids], self.pool.references[self.ids]):
             raise IntegrityError("pages are held by somebody unknown, or not by somebody who should")
 
     def check_integrity(self) -> None:
-        """IntegrityError unless free and held pages together are the share's, each once, in every plane."""
-        references = self.pool.references[:, :, self.ids]
-        if (references < 0).any() or ((references > 0).sum(axis=-1) != self.held).any():
+        """IntegrityError unless free and held pages together are the share's, each once."""
+        references = self.pool.references[self.ids]
+        if (references < 0).any() or (references > 0).sum() != self.held:
             raise IntegrityError("holds and free pages do not add up")
-        for plane in np.ndindex(references.shape[:2]):
-            if not np.array_equal(np.sort(self._free[plane][: self._left]), self.ids[references[plane] == 0]):
-                raise IntegrityError("the free list disagrees with the holds")
-
-    def _add(self, pages: Pages, change: int) -> None:
-        layer, group = _planes(pages)
-        self.pool.references[layer, group, pages] += np.int16(change)
+        if not np.array_equal(np.sort(self._free), self.ids[references == 0]):
+            raise IntegrityError("the free list disagrees with the holds")
 
 
-def _planes(table: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices that, with a table [layers, groups, n], address a plane-wise array."""
-    layers, groups, _ = table.shape
-    return np.arange(layers)[:, None, None], np.arange(groups)[None, :, None]
+def _everywhere(slots: Slots) -> tuple[slice | NDArray[np.intp] | Slots, ...]:
+    """What addresses slots [layers, groups, n], or [1, 1, n] in all planes, of a plane-wise array."""
+    layers, groups, _ = slots.shape
+    if (layers, groups) == (1, 1):
+        return slice(None), slice(None), slots[0, 0]
+    return np.arange(layers)[:, None, None], np.arange(groups)[None, :, None], slots

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.core import Kind, Pages, Slots, Turn, sent
+from workers.core import Kind, Turn, joined, sent
 from workers.memory.anchor import closed
-from workers.memory.chain import Block, Chain, all_pages, slots_of
-from workers.memory.compaction import Gathering, Readback, gather, side_by_side
+from workers.memory.chain import Block, Chain, all_pages
+from workers.memory.compaction import Gathering, Readback, gather
 from workers.memory.facts import Facts
 from workers.memory.policy import Contents, Keep, Policy, Rank
 from workers.memory.pool import Share
@@ -43,7 +43,7 @@ class Snapshot:
 
     def release(self) -> None:
         """Gives the pins up; once."""
-        self.share.drop(all_pages(self.share.pool, self.blocks))
+        self.share.drop(all_pages(self.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Leaving:
     job: Gathering
     core: Block
     place: int
-    ids: NDArray[np.int64]
+    ids: NDArray[np.int32]
 
 
 class Trunk(Chain):
@@ -77,7 +77,7 @@ class Trunk(Chain):
 
     def snapshot(self) -> Snapshot:
         """The trunk of this moment, without copying; it costs pages only once the trunk has moved on."""
-        self.share.hold(all_pages(self._pool, self.blocks))
+        self.share.hold(all_pages(self.blocks))
         return Snapshot(self.blocks, self.share)
 
     def shrink(self, pages: int) -> bool:
@@ -95,8 +95,8 @@ class Trunk(Chain):
 
     def close_gaps(self, coming: int) -> int:
         """Re-anchors the blocks; by how many positions whatever comes moves down, of which `coming` is the smallest."""
-        self.blocks, moved = closed(self.blocks, coming)
-        self._changed()
+        blocks, moved = closed(self.blocks, coming)
+        self._become(blocks)
         return moved
 
     def check_integrity(self) -> None:
@@ -120,41 +120,40 @@ class Trunk(Chain):
         """
         self.settle()
         gone = [block for block, whole in zip(self.blocks, keep.whole, strict=True) if not whole]
-        ids = np.unique(np.concatenate([np.empty(0, np.int32), *(self._ids_of(block).ravel() for block in gone)]))
+        ids = _once([self._ids_of(block) for block in gone])
         leaving = [block for block in gone if block.kind == Kind.FRAME]
         told = None if keep.rank is None or not leaving else self._told_of(leaving)
         for block in gone:
             self.share.drop(block.pages)
         count = min(keep.survivors, self.share.free * self._pool.page_size, sum(block.tokens for block in leaving))
         place = int(np.argmin(keep.whole))
-        self.blocks = tuple(block for block, whole in zip(self.blocks, keep.whole, strict=True) if whole)
-        self._changed()
+        self._become(tuple(block for block, whole in zip(self.blocks, keep.whole, strict=True) if whole))
         if keep.rank is None or told is None or not count:
             self.facts.forget(ids)
             return None
         pages = self.share.take(-(-count // self._pool.page_size))
         low, high = min(block.low - block.turn for block in leaving), max(block.high - block.turn for block in leaving)
         biased = any(block.biased for block in leaving)
-        core = Block(Kind.FRAME, leaving[-1].time_ms, -1, -1, count, pages, low, high, biased=biased, told=told)
+        slots = self._pool.slots_of(pages)[:, :, :count]
+        core = Block(Kind.FRAME, leaving[-1].time_ms, -1, -1, slots, pages, low, high, biased=biased, told=told)
         return Leaving(self, self._gathering(leaving, told, core, keep.rank), core, place, ids)
 
     def take_in(self, leaving: Leaving, told: Tensor) -> None:
         """The survivors are where they belong."""
         core = replace(leaving.core, told=told)
-        self.blocks = (*self.blocks[: leaving.place], core, *self.blocks[leaving.place :])
-        self._unread.append(Readback(told, slots_of(self._pool, core), leaving.ids))
-        self._changed()
+        self._become((*self.blocks[: leaving.place], core, *self.blocks[leaving.place :]))
+        self._unread.append(Readback(told, core.slots, leaving.ids))
 
     def _gathering(self, blocks: Sequence[Block], told: Tensor, core: Block, rank: Rank) -> Gathering:
         """From blocks that have left the trunk into a core."""
         recent = [block for block in self.blocks if block.grid >= 0][-RECENT:]
         return Gathering(
-            sources=self._slots_of(blocks),
-            targets=self._slots_of([core]),
+            sources=joined([block.slots for block in blocks]),
+            targets=core.slots,
             told=told,
             turns=np.repeat([block.turn for block in blocks], [block.tokens for block in blocks]),
-            recent=self._slots_of(recent),
-            recent_told=self.facts.told(np.concatenate([np.empty(0, np.int64), *map(_run, recent)])),
+            recent=joined([block.slots for block in recent]),
+            recent_told=self.facts.told(_side_by_side([block.run for block in recent])),
             places=self.facts.places,
             rank=rank,
         )
@@ -163,22 +162,10 @@ class Trunk(Chain):
         """What is known of the tokens of frames and cores, as in a Gathering."""
         shape, device = self._pool.shape, self._pool.store.keys.device
         frames = [block for block in blocks if block.told is None]
-        known = self.facts.told(np.concatenate([np.empty(0, np.int64), *map(_run, frames)]))
+        known = self.facts.told(_side_by_side([block.run for block in frames]))
         spread = sent(known, device)[:, None, None].expand(-1, shape.layers, shape.groups, -1)
         apart = iter(torch.split(spread, [block.tokens for block in frames], dim=-1))
         return torch.cat([next(apart) if block.told is None else block.told for block in blocks], dim=-1)
-
-    def _slots_of(self, blocks: Sequence[Block]) -> Slots:
-        """The slots of blocks, side by side, as in a Gathering."""
-        pages = [_one_plane(block.pages) for block in blocks]
-        slots = zip(map(self._pool.slots_of, pages), blocks, strict=True)
-        return side_by_side([each[:, :, : block.tokens] for each, block in slots])
-
-    def _ids_of(self, block: Block) -> NDArray[np.int64]:
-        """The tokens of a block, in all planes or, where they are the same in all, in one."""
-        if block.first >= 0:
-            return _run(block)
-        return self._pool.read_ids(slots_of(self._pool, block)).astype(np.int64)
 
 
 def compact(keeps: Sequence[tuple[Trunk, Keep]]) -> None:
@@ -212,12 +199,10 @@ def shrink(demands: Sequence[tuple[Trunk, int]]) -> list[bool]:
     return [trunk.pages <= pages for trunk, pages in demands]
 
 
-def _run(block: Block) -> NDArray[np.int64]:
-    """The ids of a block that is a run of them."""
-    return np.arange(block.first, block.first + block.tokens)
+def _once(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Each of several lists' ids once, in their order."""
+    return ids[0] if len(ids) == 1 else np.unique(_side_by_side(ids))
 
 
-def _one_plane(pages: Pages) -> Pages:
-    """Page tables [1, 1, n] where all planes have the same, else as they are."""
-    first = pages[:1, :1]
-    return first if (pages == first).all() else pages
+def _side_by_side(ids: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate([np.empty(0, np.int32), *ids])

@@ -49,8 +49,10 @@ class Clock:
 
     def text(self, count: int) -> tuple[Positions, "Clock"]:
         """Positions [3, count] of text tokens, and the clock after them."""
-        line = np.arange(self.next, self.next + count, dtype=np.int64)
-        return line[None].repeat(3, axis=0), replace(self, next=self.next + count)
+        after = self.next + count
+        positions = np.empty((3, count), dtype=np.int64)
+        positions[:] = self.next if count == 1 else np.arange(self.next, after)
+        return positions, Clock(self.rate, after, self.segment)
 
     def opened(self, height: int, width: int) -> "Clock":
         """The clock with a new segment of height x width grids, its base being the next position."""
@@ -65,24 +67,31 @@ class Clock:
 
         The grid belongs to the open segment; ValueError if none is open.
         """
+        after = self.passing(time_ms)
+        segment = after.segment
+        if segment is None or segment.last_t is None:
+            raise ValueError("a grid needs an open segment")
+        positions = np.empty((3, segment.height, segment.width), dtype=np.int64)
+        positions[0] = segment.last_t
+        positions[1] = np.arange(segment.base, segment.base + segment.height)[:, None]
+        positions[2] = np.arange(segment.base, segment.base + segment.width)
+        return positions.reshape(3, -1), after
+
+    def passing(self, time_ms: int) -> "Clock":
+        """The clock after a grid at session time `time_ms`, written or not, where a segment is open."""
         segment = self.segment
         if segment is None:
-            raise ValueError("a grid needs an open segment")
+            return self
         first_ms = time_ms if segment.first_ms is None else segment.first_ms
         elapsed = math.floor(self.rate * (time_ms - first_ms) / 1000 + 0.5)
         t = max(segment.base + elapsed, segment.base if segment.last_t is None else segment.last_t)
-        rows, columns = np.divmod(np.arange(segment.height * segment.width, dtype=np.int64), segment.width)
-        positions = np.stack([np.full_like(rows, t), segment.base + rows, segment.base + columns])
-        newest = replace(segment, first_ms=first_ms, last_ms=time_ms, last_t=t)
-        return positions, replace(self, next=1 + int(positions.max()), segment=newest)
-
-    def passing(self, time_ms: int) -> "Clock":
-        """The clock after a grid at session time `time_ms` of which nothing is written, where a segment is open."""
-        return self if self.segment is None else self.grid(time_ms)[1]
+        newest = Segment(segment.base, segment.height, segment.width, first_ms, time_ms, t)
+        after = 1 + max(t, segment.base + max(segment.height, segment.width) - 1)
+        return Clock(self.rate, after, newest)
 
     def following(self, trunk: "Clock") -> "Clock":
         """A live branch's clock brought level with its trunk's: its next token comes after all that was seen."""
-        return replace(self, next=max(self.next, trunk.next))
+        return self if self.next >= trunk.next else replace(self, next=trunk.next)
 
     def shifted(self, delta: int) -> "Clock":
         """The clock after its newest segment, and whatever follows that, moved by `delta` positions (re-anchoring)."""

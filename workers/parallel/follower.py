@@ -70,9 +70,7 @@ class Rank:
         self._shares, self._device, self._link = shares, shares.device, link
         self._parts: dict[int, Part] = {}
         self._features: dict[int, torch.Tensor] = {}
-        store = self._device.pool.store
-        self._planes = store.keys.shape[:2]
-        self._torch = store.keys.device
+        self._torch = self._device.pool.store.keys.device
         self._unknown = Drawn(torch.zeros(1, dtype=torch.int64, device=self._torch))
 
     def obey(self, order: AnyOrder) -> None:
@@ -108,7 +106,7 @@ class Rank:
         return Work(
             tokens=row.tokens.array(),
             positions=row.positions.array(),
-            slots=self._spread(row.slots).copy(),
+            slots=self._own(row.slots),
             parts=tuple(self._parts[name] for name in row.parts),
             wanted=row.wanted,
             features=features,
@@ -116,17 +114,15 @@ class Rank:
         )
 
     def _part(self, keys: Keys) -> Part:
-        return Part(self._spread(keys.pages), keys.filled.array(), keys.page_size, keys.turn, keys.biased)
+        return Part(self._own(keys.slots), keys.turn, keys.biased)
 
-    def _spread(self, packed: Array) -> NDArray[Any]:
-        """A table over all planes, this rank's own head groups first.
+    def _own(self, packed: Array) -> NDArray[Any]:
+        """A table over all planes, where they differ, with this rank's own head groups first.
 
         All of it, so that ranks agree on whether all planes have the same, and on what hangs on that.
         """
         table = packed.array()
-        if table.shape[:2] == (1, 1):
-            return np.broadcast_to(table, (*self._planes, table.shape[-1]))
-        return np.roll(table, -self._shares.first_group, axis=1)
+        return table if table.shape[:2] == (1, 1) else np.roll(table, -self._shares.first_group, axis=1)
 
     def _gathering(self, job: Job) -> Gathering:
         sources, shape = job.sources.array(), self._device.pool.shape

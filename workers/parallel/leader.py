@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.core import Part, Slots, Team, Turn
@@ -131,7 +128,7 @@ class Leader:
         return Row(
             tokens=Array.of(work.tokens),
             positions=Array.of(work.positions),
-            slots=_table(work.slots),
+            slots=Array.of(work.slots),
             parts=[self._part(part, new) for part in work.parts],
             wanted=work.wanted,
             follows=work.following is not None,
@@ -145,8 +142,7 @@ class Leader:
         if name is None:
             name = self._parts.reserve()
             self._parts.give(part, name)
-            pages, filled = _table(part.pages), Array.of(part.filled)
-            new.append(Keys(name, pages, filled, part.page_size, part.turn, part.biased))
+            new.append(Keys(name, Array.of(part.slots), part.turn, part.biased))
         return name
 
     def _dealt(self, changes: Sequence[Change | None]) -> list[int]:
@@ -187,9 +183,3 @@ def _job(job: Gathering) -> Job:
         job.places,
         rank_name(job.rank),
     )
-
-
-def _table(table: NDArray[Any]) -> Array:
-    """A table [layers, groups, n], or [1, 1, n] of it where all planes have the same."""
-    first = table[:1, :1]
-    return Array.of(first if np.array_equal(np.broadcast_to(first, table.shape), table) else table)

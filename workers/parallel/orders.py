@@ -71,12 +71,10 @@ class Encode(Order, frozen=True, kw_only=True, tag="encode"):
 
 
 class Keys(msgspec.Struct, frozen=True, array_like=True):
-    """A part, and what it is called; the tables are [1, 1, n] where all planes have the same."""
+    """A part, and what it is called."""
 
     name: int
-    pages: Array
-    filled: Array
-    page_size: int
+    slots: Array
     turn: int
     biased: bool
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.attention.flashinfer import FlashInferAttention
-from workers.core import Attend, KVStore, Query, Turn, indexed
+from workers.core import Attend, KVStore, Query, Slots, Turn, indexed
 
 
 class PagedReference:
@@ -98,3 +101,10 @@ class Uncaptured:
 
     def plan(self, queries: tuple[Query, ...]) -> Attend:
         return self._attention.plan(queries)
+
+
+def slots_in(pages: NDArray[np.int32], filled: Sequence[int], page_size: int) -> Slots:
+    """The slots [layers, groups, n] of pages [layers, groups, m], so many of each, from its first on."""
+    places = np.arange(page_size, dtype=np.int32)
+    table = pages[..., None] * page_size + places
+    return table[..., places < np.array(filled)[:, None]]

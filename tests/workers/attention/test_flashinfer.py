@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.workers.attention.paged import PagedReference
+from tests.workers.attention.paged import PagedReference, slots_in
 from workers.attention.choice import attention_for
 from workers.attention.flashinfer import FixedAttention, FlashInferAttention
 from workers.attention.plain import PlainAttention
@@ -101,10 +101,10 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 def part(pages: list[int], filled: list[int], groups: int, *, planes_differ: bool = False, **changes: int) -> Part:
-    table = np.broadcast_to(np.array(pages, np.int32), (LAYERS, groups, len(pages))).copy()
+    table = np.array([[pages]], np.int32)
     if planes_differ:
-        table += np.arange(LAYERS * groups, dtype=np.int32).reshape(LAYERS, groups, 1)
-    return Part(table, np.array(filled, np.int32), PAGE, **changes)  # type: ignore[arg-type]
+        table = table + np.arange(LAYERS * groups, dtype=np.int32).reshape(LAYERS, groups, 1)
+    return Part(slots_in(table, filled, PAGE), **changes)  # type: ignore[arg-type]
 
 
 def batch(groups: int, *, apart: bool, planes_differ: bool = False) -> tuple[Query, ...]:
@@ -115,7 +115,7 @@ def batch(groups: int, *, apart: bool, planes_differ: bool = False) -> tuple[Que
     sights = [(*stored, *more), (stored[0], *also), tuple(stored), (*more, *also), (stored[1],)]
     queries, start, slot = [], 0, 200
     for count, parts in zip((1, 1, 70, 3, 1), sights, strict=True):
-        slots = np.broadcast_to(np.arange(slot, slot + count), (LAYERS, groups, count)).copy()
+        slots = np.arange(slot, slot + count, dtype=np.int32).reshape(1, 1, count)
         queries.append(Query(start, start + count, np.zeros((3, count), np.int64), slots, parts))
         start, slot = start + count, slot + count
     return tuple(queries)
@@ -158,7 +158,7 @@ def test_fixed_batches_equal_the_reference_from_one_plan_to_the_next(device: str
     reference = PlainAttention(here, turn)
     for pages in ([9, 4, 30], [7], [50, 3, 2, 1]):
         queries = tuple(
-            Query(row, row + 1, np.zeros((3, 1), np.int64), np.full((LAYERS, 1, 1), 220 + row), (seen,))
+            Query(row, row + 1, np.zeros((3, 1), np.int64), np.full((1, 1, 1), 220 + row, np.int32), (seen,))
             for row, seen in enumerate((part(pages, [4] * len(pages), 1), part([12], [3], 1)))
         )
         q, k, v = inputs(4, dim)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.workers.attention.paged import slots_in
 from workers.attention.merge import merged
 from workers.attention.plain import PlainAttention, _attend_exact, attend
 from workers.core import KVStore, Part, Query
@@ -45,22 +46,18 @@ def dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v)
 
 
-def table(pages: list[int], layers: int = 2, groups: int = 1) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-    return np.broadcast_to(np.array(pages, np.int32), (layers, groups, len(pages))).copy()
+def part(pages: list[int], filled: list[int], **changes: int | bool) -> Part:
+    return Part(slots_in(np.array([[pages]], np.int32), filled, PAGE), **changes)  # type: ignore[arg-type]
 
 
-def part(pages: list[int], filled: list[int], groups: int = 1, **changes: int | bool) -> Part:
-    return Part(table(pages, groups=groups), np.array(filled, np.int32), PAGE, **changes)  # type: ignore[arg-type]
-
-
-def query(slots: list[int], parts: tuple[Part, ...], groups: int = 1, start: int = 0, wanted: bool = True) -> Query:
+def query(slots: list[int], parts: tuple[Part, ...], start: int = 0, wanted: bool = True) -> Query:
     n = len(slots)
-    where = np.broadcast_to(np.array(slots, np.int64), (2, groups, n)).copy()
-    return Query(start, start + n, np.zeros((3, n), np.int64), where, parts, wanted)
+    return Query(start, start + n, np.zeros((3, n), np.int64), np.array([[slots]], np.int32), parts, wanted)
 
 
 def slots_of(part: Part) -> list[int]:
-    return [int(p) * PAGE + i for p, f in zip(part.pages[0, 0], part.filled, strict=True) for i in range(f)]
+    slots: list[int] = part.slots[0, 0].tolist()
+    return slots
 
 
 @DEVICES
@@ -78,10 +75,10 @@ def test_parts_and_new_tokens_equal_one_softmax(
     random: Callable[..., Tensor], device: str, groups: int, pages: list[int], filled: list[int], n: int
 ) -> None:
     kv = store(random, groups, device)
-    before = part(pages, filled, groups)
+    before = part(pages, filled)
     q, k, v = (random(n, heads, DIM).to(device) for heads in (HEADS, KV_HEADS, KV_HEADS))
     slots = list(range(60, 60 + n))
-    out = PlainAttention(kv, turn).plan((query(slots, (before,), groups),))(1, q, k, v)
+    out = PlainAttention(kv, turn).plan((query(slots, (before,)),))(1, q, k, v)
     seen = slots_of(before) + slots
     keys, values = (x[1, :, seen].transpose(0, 1).reshape(len(seen), KV_HEADS, DIM) for x in (kv.keys, kv.values))
     causal = torch.full((n, n), -math.inf, device=device).triu(1)
@@ -147,9 +144,9 @@ def test_a_turned_part_equals_keys_that_were_moved(random: Callable[..., Tensor]
 def test_planes_may_differ(random: Callable[..., Tensor]) -> None:
     kv = store(random, 2, "cpu")
     pages = np.array([[[0, 1], [5, 6]], [[2, 3], [9, 7]]], np.int32)
-    uneven = Part(pages, np.array([4, 3], np.int32), PAGE)
+    uneven = Part(slots_in(pages, [4, 3], PAGE))
     q, k, v = random(1, HEADS, DIM), random(1, KV_HEADS, DIM), random(1, KV_HEADS, DIM)
-    out = PlainAttention(kv, turn).plan((query([60], (uneven,), groups=2),))(1, q, k, v)
+    out = PlainAttention(kv, turn).plan((query([60], (uneven,)),))(1, q, k, v)
     seen = [[8, 9, 10, 11, 12, 13, 14, 60], [36, 37, 38, 39, 28, 29, 30, 60]]
     keys, values = (torch.cat([x[1, group, seen[group]] for group in range(2)], dim=1) for x in (kv.keys, kv.values))
     torch.testing.assert_close(out.double(), dense(q, keys, values, torch.zeros(1, 8)), atol=1e-5, rtol=1e-5)

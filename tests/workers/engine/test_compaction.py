@@ -85,7 +85,7 @@ def test_survivors_stand_where_their_facts_say(rig: Callable[..., Rig]) -> None:
         keys = {}
         for block in trunk.blocks:
             if block.kind == Kind.FRAME:
-                slots = r.engine.pool.slots_of(block.pages)[0, 1, : block.tokens]
+                slots = r.engine.pool.slots_of(block.pages)[0, 0, : block.tokens]
                 facts = trunk.facts.of(r.engine.pool.token_ids[0, 1, slots])
                 upright = trunk.turn_keys(
                     r.engine.pool.store.keys[0, 1, slots], torch.from_numpy(-facts["position"].T.copy())

@@ -251,7 +251,7 @@ def test_windows_that_stand_still_are_not_encoded_and_nothing_else_changes(windo
             r.run()
         blocks = [block for block in session(r).trunk.blocks if block.grid >= 0]
         assert [block.tokens for block in blocks] == [16, 1, 1, 1, 1, 1]
-        slots = np.concatenate([r.engine.pool.slots_of(block.pages)[-1, 0, : block.tokens] for block in blocks])
+        slots = np.concatenate([r.engine.pool.slots_of(block.pages)[0, 0, : block.tokens] for block in blocks])
         keys.append(r.engine.pool.store.keys[-1, 0, slots])
         told = r.engine.device.eye.share(Change("s", np.array([4])), 4, 4)
         assert told == (0.25 if afterimages is None else 1.0)

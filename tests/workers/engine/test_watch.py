@@ -61,19 +61,19 @@ def held_twice(r: Rig) -> None:
 
 def freed_in_use(r: Rig) -> None:
     share = r.engine.sessions["b"].trunk.share
-    share.pool.references[:, :, share.ids[0]] -= 1
+    share.pool.references[share.ids[0]] -= 1
 
 
 def anothers_page(r: Rig) -> None:
     ours, theirs = (r.engine.sessions[name].trunk for name in ("b", "c"))
     block = ours.blocks[-1]
     pages = np.concatenate([block.pages[:, :, :-1], theirs.blocks[-1].pages[:, :, -1:]], axis=-1)
-    ours.blocks = (*ours.blocks[:-1], replace(block, pages=pages))
+    ours._become((*ours.blocks[:-1], replace(block, pages=pages)))
 
 
 def another_token(r: Rig) -> None:
     trunk = r.engine.sessions["b"].trunk
-    slot = int(trunk.blocks[-1].pages[1, 1, 0]) * r.engine.pool.page_size
+    slot = int(trunk.blocks[-1].pages[0, 0, 0]) * r.engine.pool.page_size
     r.engine.pool.token_ids[1, 1, slot] += 1
 
 

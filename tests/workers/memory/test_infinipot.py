@@ -47,7 +47,7 @@ class Story:
         self.trunk.commit(draft)
         self.at += count
         for plane in np.ndindex(2, 2):
-            slots = torch.from_numpy(draft.slots[plane])
+            slots = torch.from_numpy(draft.slots[0, 0])
             self.pool.store.keys[plane][slots] = torch.randn(count, 1, DIM, generator=self.chance)
             self.pool.store.values[plane][slots] = torch.randn(count, 1, DIM, generator=self.chance)
 

@@ -46,9 +46,9 @@ def write(chain: Chain, *pieces: Piece) -> None:
     store, pool = chain.share.pool.store, chain.share.pool
     where = np.concatenate([piece.positions[0] for piece in pieces])
     for layer, group in np.ndindex(2, 2):
-        slots = torch.from_numpy(draft.slots[layer, group])
+        slots = torch.from_numpy(draft.slots[0, 0])
         store.keys[layer, group, slots] = torch.from_numpy(where).float().view(-1, 1, 1).expand(-1, 1, DIM)
-        ids = torch.from_numpy(pool.token_ids[layer, group, draft.slots[layer, group]]).float()
+        ids = torch.from_numpy(pool.token_ids[layer, group, draft.slots[0, 0]]).float()
         store.values[layer, group, slots] = ids.view(-1, 1, 1).expand(-1, 1, DIM)
     chain.check_integrity()
     pool.check_integrity()
@@ -171,8 +171,8 @@ def test_survivors_are_gathered_in_each_plane_its_own() -> None:
     slots = pool.slots_of(core.pages)[:, :, :12]
     expected = [[ids[grid] + n for grid in range(3) for n in range(offset, 8, 2)] for offset in (0, 1)]
     for layer, group in np.ndindex(2, 2):
-        assert pool.token_ids[layer, group, slots[layer, group]].tolist() == expected[group]
-        values = pool.store.values[layer, group, torch.from_numpy(slots[layer, group])]
+        assert pool.token_ids[layer, group, slots[0, 0]].tolist() == expected[group]
+        values = pool.store.values[layer, group, torch.from_numpy(slots[0, 0])]
         assert values[:, 0, 0].tolist() == expected[group]
     t.check_integrity()
     pool.check_integrity()

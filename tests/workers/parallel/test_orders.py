@@ -40,7 +40,7 @@ def test_arrays_come_back_as_they_were_and_can_be_written(array: np.ndarray[Any,
 def test_a_link_brings_orders_in_pieces_of_any_size() -> None:
     slots = Array.of(np.arange(100_000))
     row = Row(slots, slots, slots, [3], True, False, -1, None)
-    keys = Keys(3, slots, slots, 16, 5, False)
+    keys = Keys(3, slots, 5, False)
     orders = [
         Begin(settings=EngineSettings(pool_tokens=64)),
         Pass(rows=[row], parts=[keys], gone=[1], faded=[]),
