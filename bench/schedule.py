@@ -304,7 +304,7 @@ def main() -> None:
         carried = {name: fleet(costs, wanted.sessions, wanted.seconds, use) for name, use in FLEET.items()}
         result |= {"sessions": wanted.sessions, "fleet": carried}
         costs, host = H100, H100_HOST
-    result["card"] = on_card(costs, host, 300.0, 80)
+    result["card"] = on_card(costs, host, 120.0, 80)
     print(json.dumps(result, indent=1))
     if wanted.json:
         name = "schedule-cuda.json" if on_gpu else "schedule.json"
