@@ -65,8 +65,7 @@ class Branch:
 
     def piece(self, span: Span) -> Piece:
         """A span as its chain takes it."""
-        first, last = span.positions[0, 0], span.positions[0, -1]  # a text's grow along every axis
-        return Piece(Kind.TEXT, span.positions, self.as_of_ms, joins=True, reach=(int(first), int(last)))
+        return Piece(Kind.TEXT, span.positions, self.as_of_ms, joins=True)
 
     def draft(self, span: Span, piece: Piece, trunk: Chain) -> tuple[Work, Draft]:
         """Work that writes a span, and what to commit after it."""

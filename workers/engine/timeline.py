@@ -70,10 +70,10 @@ class Timeline:
 
     def text(self, kind: Kind, spell: Spell) -> Writing | None:
         """A text in pages of its own; None if it is too large for the trunk."""
-        if not self._anchor(lambda clock: spell(clock).clock):
-            return None
-        span = spell(self.clock)
-        return self._draw_up(span, [Piece(kind, span.positions, self.newest_ms)], self.newest_ms)
+        span = self._lay_out(spell)
+        return (
+            None if span is None else self._draw_up(span, [Piece(kind, span.positions, self.newest_ms)], self.newest_ms)
+        )
 
     def frame(self, time_ms: int, features: Features, patches: Patches | None = None) -> Writing | None:
         """A frame, or only some of its `patches`, with the tokens that open its segment.
@@ -81,33 +81,30 @@ class Timeline:
         Positions are those of the whole grid, whatever is left of it. None if the policy makes no room for it.
         """
 
-        tokens, spell = features.of(patches), self._frame(time_ms, features.height, features.width, patches)
-        if not self._anchor(lambda clock: spell(clock).clock):
+        tokens = features.of(patches)
+        span = self._lay_out(self._frame(time_ms, features.height, features.width, patches))
+        if span is None:
             return None
-        span = spell(self.clock)
         pieces = self._pieces(span, len(span) - len(tokens), time_ms, patches)
         return self._draw_up(span, pieces, time_ms, tokens, Shown(features, patches))
 
     def demand(self, time_ms: int, height: int, width: int, patches: Patches | None = None) -> tuple[Trunk, int]:
         """The trunk, and how many pages it may have at most if such a frame is to be written."""
-        span = self._frame(time_ms, height, width, patches)(self.clock)
-        tokens = height * width if patches is None else len(patches)
-        pieces = self._pieces(span, len(span) - tokens, time_ms, patches)
-        return self.trunk, self.bounds.pages - self.trunk.pages_for(pieces)
+        _, need = self._ahead(time_ms, height, width, patches)
+        return self.trunk, self.bounds.pages - need
 
     def fits(self, time_ms: int, height: int, width: int, patches: Patches | None = None) -> bool:
         """Whether such a frame can be written with nothing going and no position moving for it."""
-        trunk, pages = self.demand(time_ms, height, width, patches)
-        ends = self._frame(time_ms, height, width, patches)(self.clock).clock.next
-        near = not self.bounds.reanchor or ends + self.bounds.reserve <= self.bounds.trained_length
-        return near and trunk.pages <= pages and trunk.free >= self.bounds.pages - pages
+        span, need = self._ahead(time_ms, height, width, patches)
+        return self._near(span.clock) and self.trunk.pages + need <= self.bounds.pages and self.trunk.free >= need
 
     def pass_by(self, time_ms: int) -> None:
         """A frame that is like the one before it: time goes on, and nothing is written."""
-
-        if self._anchor(lambda clock: clock.passing(time_ms)):
-            self.clock = self.clock.passing(time_ms)
         self.newest_ms = max(self.newest_ms, time_ms)
+        while not self._near(after := self.clock.passing(time_ms)):
+            if not self._come_down():
+                return
+        self.clock = after
 
     def commit(self, writing: Writing) -> None:
         """The work is done: its tokens are part of the trunk, all at once."""
@@ -122,6 +119,12 @@ class Timeline:
             return self._chat.frame(clock, time_ms, height, width, scene_change=split, patches=patches)
 
         return spell
+
+    def _ahead(self, time_ms: int, height: int, width: int, patches: Patches | None) -> tuple[Span, int]:
+        """A frame where it would stand now, and the pages that it would take."""
+        span = self._frame(time_ms, height, width, patches)(self.clock)
+        tokens = height * width if patches is None else len(patches)
+        return span, self.trunk.pages_for(self._pieces(span, len(span) - tokens, time_ms, patches))
 
     def _draw_up(
         self,
@@ -156,11 +159,12 @@ class Timeline:
         reach = None if segment is None else (segment.base, span.clock.next - 1)
         grid = Piece(Kind.FRAME, span.positions[:, lead:], time_ms, self._grids, patches=patches, reach=reach)
         if self._chat.timestamps:
-            return [replace(grid, positions=span.positions, lead=lead)]
+            low, high = int(span.positions[0, 0]), span.clock.next - 1
+            return [replace(grid, positions=span.positions, lead=lead, reach=(low, high))]
         if not lead:
             return [grid]
         opening = span.positions[:, :lead]
-        return [Piece(Kind.TEXT, opening, self.newest_ms, joins=self._goes_on(int(opening.min()))), grid]
+        return [Piece(Kind.TEXT, opening, self.newest_ms, joins=self._goes_on(int(opening[0, 0]))), grid]
 
     def _goes_on(self, position: int) -> bool:
         """Whether no gap lies between the trunk's last key and this position."""
@@ -172,16 +176,23 @@ class Timeline:
         segment = clock.segment
         return segment is not None and clock.next - segment.base > self.bounds.reserve
 
-    def _anchor(self, after: Callable[[Clock], Clock]) -> bool:
-        """Brings the clock down until, `after` what is to come, a branch still stays within the trained length."""
-        if not self.bounds.reanchor:
-            return True
-        while after(self.clock).next + self.bounds.reserve > self.bounds.trained_length:
-            segment = self.clock.segment
-            moved = self.trunk.close_gaps(self.clock.next if segment is None else segment.base)
-            if moved:
-                self.moved += moved
-                self.clock = self.clock.shifted(-moved)
-            elif not self.trunk.drop_oldest():
-                return False
+    def _lay_out(self, spell: Spell) -> Span | None:
+        """What a spell gives once the clock has come down far enough for it; None if it cannot."""
+        while not self._near((span := spell(self.clock)).clock):
+            if not self._come_down():
+                return None
+        return span
+
+    def _near(self, clock: Clock) -> bool:
+        """Whether a branch that starts there still stays within the trained length."""
+        return not self.bounds.reanchor or clock.next + self.bounds.reserve <= self.bounds.trained_length
+
+    def _come_down(self) -> bool:
+        """Brings the clock down by closing gaps or, where there are none, makes one; False if nothing can go."""
+        segment = self.clock.segment
+        moved = self.trunk.close_gaps(self.clock.next if segment is None else segment.base)
+        if not moved:
+            return self.trunk.drop_oldest()
+        self.moved += moved
+        self.clock = self.clock.shifted(-moved)
         return True

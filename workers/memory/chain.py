@@ -58,7 +58,7 @@ class Piece:
 
     One that `joins` goes on in the text before it, in its last page, and stays and leaves with that. The first `lead`
     tokens of a grid's piece are text that stays and leaves with it. Of a grid that is not whole, `patches` are those
-    that are there. `reach`: the smallest and largest position, of all of such a grid too; None: those of the tokens.
+    that are there. `reach`: the smallest and largest position, of all of such a grid; None: those of the tokens.
     """
 
     kind: Kind
@@ -72,6 +72,15 @@ class Piece:
 
     def __len__(self) -> int:
         return int(self.positions.shape[1])
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The smallest and the largest position; those of a text follow each other along every axis."""
+        if self.reach is not None:
+            return self.reach
+        if self.kind != Kind.FRAME:
+            return int(self.positions[0, 0]), int(self.positions[0, -1])
+        return int(self.positions.min()), int(self.positions.max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +153,7 @@ class Chain:
         for piece, pages, slots in zip(draft.pieces, draft.pages, draft.apart, strict=True):
             first = self._told(piece)
             self._pool.write_ids(slots, np.arange(first, first + len(piece), dtype=np.int32))
-            low, high = piece.reach or (int(piece.positions.min()), int(piece.positions.max()))
+            low, high = piece.ends
             if grows:
                 blocks = (*blocks[:-1], _grown(blocks[-1], first, slots, pages, high))
             else:

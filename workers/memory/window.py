@@ -12,9 +12,8 @@ class Window:
 
     def keep(self, contents: Contents, pages: int) -> Keep:
         """The header, and of the rest, newest first, whole blocks until one does not fit."""
-        rest = np.flatnonzero(~contents.header)
-        room = pages - int(contents.pages[contents.header].sum())
-        fits = np.cumsum(contents.pages[rest][::-1])[::-1] <= room
-        whole = contents.header.copy()
-        whole[rest] = fits
+        whole, held = contents.header, contents.pages
+        rest = np.flatnonzero(~whole)
+        room = pages - int(held[whole].sum())
+        whole[rest] = np.cumsum(held[rest][::-1])[::-1] <= room
         return Keep(whole)

@@ -160,6 +160,8 @@ def _text(clock: Clock, tokens: Sequence[int]) -> Span:
 
 
 def _joined(*spans: Span) -> Span:
+    if len(spans) == 1:
+        return spans[0]
     tokens = np.concatenate([span.tokens for span in spans])
     positions = np.concatenate([span.positions for span in spans], axis=1)
     return Span(tokens, positions, spans[-1].clock)
