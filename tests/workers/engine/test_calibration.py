@@ -79,6 +79,7 @@ def test_the_costs_of_a_card_are_found_however_noisy_its_steps() -> None:
     """Of 200 calibrations none is more than a tenth off, and in no other does a frame cost what it does not."""
     at = Calibrated.on(h100, lambda counts: HOST * counts.passes)
     steps = at.calibration.steps()
+    assert all(seconds == pytest.approx(h100(counts)) for counts, seconds in steps)
     assert at.clock.now < 10, "seconds that starting an engine takes longer"
     for seed in range(200):
         noise = Noise(random.Random(seed))
