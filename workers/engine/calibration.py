@@ -22,8 +22,9 @@ from workers.perception.vision import Picture
 
 SESSIONS = 8
 ROUNDS = 4
-IN_A_ROW = 5  # steps alike: where the host is ahead, those between others like them are told apart from these
+IN_A_ROW = 6  # steps alike: where the host is ahead, those between others like them are told apart from these
 ANSWERS = 8  # that may run at once without a step taking longer than it should
+_UNTIL_AHEAD = 3  # steps of a row: of the second, the host may be launching when the device has ended the first
 _FAR = 1e12
 _MOST_TOKENS, _MOST_PICTURES = 4_096, 24
 _SPOKEN = 64  # tokens that an answer has room for
@@ -178,7 +179,7 @@ class Calibration:
                 break
             if not self._ahead:
                 steps.append((counts, ended - began))
-            elif self._like >= 2:
+            elif self._like >= _UNTIL_AHEAD:
                 steps.append((self._last, ended - self._returned))
             elif not self._like:
                 self.launches.append((counts, ended - began))
