@@ -15,15 +15,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from itertools import pairwise
 
 import torch
 
 from bench.camera import Album, Blocks, View
 from bench.host import percentile, together
 from bench.load import ROOM, Load
-from bench.report import Details
 from bench.stream import Streams
 from workers.core import Fence
 from workers.engine.settings import EngineSettings
@@ -31,7 +28,6 @@ from workers.models.checkpoint import Checkpoint
 
 Figures = dict[str, float]
 _RESERVE = 16
-_LONGEST = 8  # steps that are told one by one
 
 
 class Card:
@@ -68,43 +64,6 @@ class Card:
             "dropped_similar": round(streams.outcomes["dropped_similar"] / pictures, 4),
             "host_ms_a_picture": round(1e3 * host / pictures, 2),
         }
-
-    def loaded(self, ceiling: float) -> Details:
-        """Gaps between the tokens of answers while pictures come at a share of the `ceiling`, and how many get in.
-
-        Beyond the ceiling answers would wait for the pictures, as far as their readers have something to read.
-        """
-        with self._streams(self._load.sessions, max(1, self._load.pictures_a_step // 2), self._shown) as streams:
-            self._keep_asking(streams)
-            streams.run(lambda: all(len(told) > 2 for told in streams.told.values()))
-            bring = streams.cameras(self._load.share * ceiling)
-
-            def feed() -> None:
-                bring()
-                self._keep_asking(streams)
-
-            streams.steps.clear()
-            fps, _ = self._sustained(streams, feed)
-            gaps = [b - a for told in streams.told.values() for a, b in pairwise(told[1:])]
-            longest = sorted(streams.steps, key=lambda step: step.seconds, reverse=True)[:_LONGEST]
-            began = streams.steps[0].at
-        return {
-            "fps": round(fps, 2),
-            "share": round(fps / ceiling, 3),
-            "itl_p50_ms": _ms(percentile(gaps, 0.5)),
-            "itl_p99_ms": _ms(percentile(gaps, 0.99)),
-            "tokens": len(gaps),
-            "steps": len(streams.steps),
-            "longest": [
-                {"at_s": round(step.at - began, 2), "ms": _ms(step.seconds), **asdict(step.counts)} for step in longest
-            ],
-        }
-
-    def _keep_asking(self, streams: Streams) -> None:
-        """As many answers as the load has run at any time, each of another session."""
-        while len(streams.told) - len(streams.done) < self._load.answers:
-            number = len(streams.told)
-            streams.ask(f"s{number % self._load.sessions}", f"q{number}", self._load.answer_tokens)
 
     def decode(self) -> Figures:
         """Milliseconds a step for several answers at once on full trunks, by the times of their tokens."""

@@ -39,6 +39,9 @@ class LiveLoad:
     """Sessions of one frame a second, from `sessions` on and `step` more at a time while trials of `trial` seconds
     hold; the largest number that held is then kept for `seconds`. A question to each `every` so many seconds.
 
+    Or, with `answers`, so many of them run at any time, one after the other, beside `fps` frames a second of each
+    session; a session that is `complete` loses none, whatever comes.
+
     What has to hold: no frame older than `age_s` when it is in memory and none lost, `first_token_s` at p95,
     `between_s` at p99. There is memory for `most` of them. `settle`: seconds before anything counts.
     """
@@ -51,6 +54,9 @@ class LiveLoad:
     settle: float = 16.0
     every: float = 30.0
     answer_tokens: int = 32
+    fps: float = 1.0
+    answers: int = 0
+    complete: bool = False
     jitter: float = 0.1
     age_s: float = 1.0
     first_token_s: float = 0.15

@@ -25,7 +25,7 @@ from workers.models.checkpoint import Checkpoint
 from workers.models.config import ModelConfig
 from workers.models.eightbit import convert
 
-_LONG = ("trials", "longest", "kept", "memory", "samples", "looks")
+_LONG = ("trials", "kept", "memory", "samples", "looks")
 
 
 class Skipped(Exception):
@@ -99,7 +99,18 @@ class Measures:
         ceiling = self._setup.ceiling or self._report.details.get("ingest", {}).get("fps")
         if not ceiling:
             raise Skipped("the ceiling of ingest is not known: measure `ingest` first, or give --ceiling")
-        self._tell("loaded", self._card().loaded(ceiling) | {"ceiling": ceiling}, self._setup.load)
+        load = self._setup.load
+        live = replace(
+            self._setup.live,
+            most=load.sessions,
+            fps=load.share * ceiling / load.sessions,
+            answers=load.answers,
+            answer_tokens=load.answer_tokens,
+            complete=True,
+            seconds=load.seconds,
+        )
+        found = asyncio.run(live_arm.steady(self._room(live), Blocks(self._setup.side), live, load.sessions))
+        self._tell("loaded", found | {"ceiling": ceiling, "share": round(found["fps"] / ceiling, 3)}, live)
 
     def decode(self) -> None:
         self._tell("decode", self._card().decode(), self._setup.load)
@@ -118,19 +129,20 @@ class Measures:
 
     def live_full(self) -> None:
         view = Blocks(self._setup.side)
-        self._tell("live_full", asyncio.run(live_arm.largest(self._room(), view, self._setup.live)), self._setup.live)
+        live = self._setup.live
+        self._tell("live_full", asyncio.run(live_arm.largest(self._room(live), view, live)), live)
 
     def live_drop(self) -> None:
-        most = str(self._setup.live.most)
-        room = self._room("--drop-threshold", str(self._setup.load.threshold), "--afterimages", most)
-        self._tell("live_drop", asyncio.run(live_arm.largest(room, self._crops(), self._setup.live)), self._setup.live)
+        live = self._setup.live
+        room = self._room(live, "--drop-threshold", str(self._setup.load.threshold), "--afterimages", str(live.most))
+        self._tell("live_drop", asyncio.run(live_arm.largest(room, self._crops(), live)), live)
 
     def steady(self) -> None:
         """Nine tenths of what is carried, and every book checked at every compaction."""
-        most = self._report.details.get("live_full", {}).get("sessions") or self._setup.live.sessions
-        room = self._room("--check-books")
-        found = live_arm.steady(room, Blocks(self._setup.side), self._setup.live, max(1, int(0.9 * most)))
-        self._tell("steady", asyncio.run(found), self._setup.live)
+        live = self._setup.live
+        most = self._report.details.get("live_full", {}).get("sessions") or live.sessions
+        found = live_arm.steady(self._room(live, "--check-books"), Blocks(self._setup.side), live, int(0.9 * most) or 1)
+        self._tell("steady", asyncio.run(found), live)
 
     def gateway(self) -> None:
         try:
@@ -200,10 +212,10 @@ class Measures:
         factor = self._setup.config.vision.merged_patch
         return self._setup.load.pictures * (self._setup.side // factor) ** 2 + ROOM
 
-    def _room(self, *further: str) -> live_arm.Room:
+    def _room(self, load: LiveLoad, *further: str) -> live_arm.Room:
         """Memory for as many sessions as the load may come to; the engine's process gets the device for itself."""
         self._release()
-        setup, load = self._setup, self._setup.live
+        setup = self._setup
         arguments = [
             *("--model", str(setup.folder), "--random-weights", "--device", setup.device),
             *("--dtype", str(setup.dtype).removeprefix("torch.")),

@@ -88,5 +88,5 @@ _SOURCES = {
     "frame_quiet_ms": ("quiet", "frame_ms"),
     "ttft_quiet_ms": ("gateway", "first_token_ms"),
     "decode32_ms": ("decode", "step32_ms"),
-    "itl_under_load_ms": ("loaded", "itl_p99_ms"),
+    "itl_under_load_ms": ("loaded", "between_p99_ms"),
 }

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import cycle, pairwise
 from random import Random
 
 from bench.camera import View, jpeg
@@ -45,10 +45,14 @@ LATE_S = 60.0  # for what is still under way when a trial is over
 
 @dataclass(slots=True)
 class Seen:
-    """What a trial showed; times in seconds, `lost` pictures by reason, `failed` questions."""
+    """What a trial showed; times in seconds, `lost` pictures by reason, `failed` questions.
+
+    Pictures `taken` are those that were in memory before the last one was shown.
+    """
 
     seconds: float = 0.0
     ages: list[float] = field(default_factory=list)
+    taken: int = 0
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
@@ -70,15 +74,17 @@ class Seen:
         return {
             "seconds": round(self.seconds, 1),
             "frames": len(self.ages),
+            "fps": round(self.taken / self.seconds, 2) if self.seconds else 0.0,
             "similar": self.similar,
             "lost": self.lost.total(),
             "frame_age_p50_ms": _ms(percentile(self.ages, 0.5)),
             "frame_age_p99_ms": _ms(percentile(self.ages, 0.99)),
             "frame_age_max_ms": _ms(max(self.ages, default=float("nan"))),
             "questions": len(self.first),
-            "failed": self.failed,
+            "questions_failed": self.failed,
             "first_token_p50_ms": _ms(percentile(self.first, 0.5)),
             "first_token_p95_ms": _ms(percentile(self.first, 0.95)),
+            "tokens": len(self.between),
             "between_p50_ms": _ms(percentile(self.between, 0.5)),
             "between_p99_ms": _ms(percentile(self.between, 0.99)),
         }
@@ -93,6 +99,7 @@ class Live:
         self.feed = FrameFeed(engine, decoder, self.name, under_way=UNDER_WAY, live_lag_s=2.0, has_room=lambda: None)
         self.due: dict[int, float] = {}
         self.asked: dict[str, list[float]] = {}
+        self.answered = asyncio.Event()
         self.shown = self.questions = 0
         self.side = engine.ready.card.frame_width
 
@@ -124,8 +131,9 @@ class Live:
         return Counter({reason: count for reason, count in self.feed.dropped.items() if reason != "similar"})
 
     async def ask(self, max_tokens: int) -> None:
-        """A question about the newest picture."""
+        """A question about the newest picture; once it has its answer, `answered` is set."""
         self.questions += 1
+        self.answered.clear()
         question_id = f"{self.name}-{self.questions}"
         self.asked[question_id] = [time.monotonic()]
         await self._engine.send(
@@ -151,6 +159,7 @@ class Crowd:
         self._sessions: dict[str, Live] = {}
         self._feeding: dict[str, asyncio.Task[None]] = {}
         self._chance, self._seen, self._measuring = Random(1), Seen(), False
+        self._opens = self._ends = 0.0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -166,7 +175,7 @@ class Crowd:
         for session in new:
             self._sessions[session.name] = session
             opening = {"budget_tokens": self._budget, "policy": "window", "instructions": INSTRUCTIONS}
-            await self._engine.send(OpenSession(session_id=session.name, complete=False, **opening))  # type: ignore[arg-type]
+            await self._engine.send(OpenSession(session_id=session.name, complete=self._load.complete, **opening))  # type: ignore[arg-type]
             self._feeding[session.name] = group.create_task(session.feed.run())
         for _ in range(fill):
             made = [self._made(session.number, session.shown) for session in new]
@@ -185,12 +194,17 @@ class Crowd:
         """All sessions live for so long, and what that showed once they had settled."""
         self._measuring = False
         start = time.monotonic() + 0.5
-        opens, ends = start + self._load.settle, start + self._load.settle + seconds
+        self._opens = start + self._load.settle
+        self._ends = self._opens + seconds
+        sessions, talks = list(self._sessions.values()), self._load.answers
         async with asyncio.TaskGroup() as group:
-            for session in self._sessions.values():
-                group.create_task(self._film(session, start, ends))
-                group.create_task(self._wonder(session, start, ends))
-            await _until(opens)
+            for session in sessions:
+                group.create_task(self._film(session, start))
+                if not talks:
+                    group.create_task(self._wonder(session, start))
+            for number in range(talks):
+                group.create_task(self._talk(sessions[number::talks]))
+            await _until(self._opens)
             self._seen, self._measuring = Seen(seconds=seconds), True
             lost = self._lost()
         with suppress(TimeoutError):
@@ -208,19 +222,26 @@ class Crowd:
 
     # --- what goes on in each session ---------------------------------------------------------------------------------
 
-    async def _film(self, session: Live, start: float, ends: float) -> None:
-        offset = self._chance.random()
-        for second in range(int(ends - start)):
+    async def _film(self, session: Live, start: float) -> None:
+        offset, fps = self._chance.random(), self._load.fps
+        for number in range(int((self._ends - start) * fps)):
             coming = self._made(session.number, session.shown)
-            await _until(start + second + offset + self._chance.uniform(0, self._load.jitter))
-            session.show(await coming, lossless=False)
+            await _until(start + (number + offset + self._chance.uniform(0, self._load.jitter)) / fps)
+            session.show(await coming, lossless=self._load.complete)
 
-    async def _wonder(self, session: Live, start: float, ends: float) -> None:
+    async def _wonder(self, session: Live, start: float) -> None:
         due = start + 1 + self._chance.random() * self._load.every
-        while due < ends:
+        while due < self._ends:
             await _until(due)
             await session.ask(self._load.answer_tokens)
             due += self._load.every
+
+    async def _talk(self, sessions: Sequence[Live]) -> None:
+        for session in cycle(sessions):
+            if time.monotonic() >= self._ends:
+                return
+            await session.ask(self._load.answer_tokens)
+            await session.answered.wait()
 
     def _made(self, camera: int, number: int) -> asyncio.Future[bytes]:
         return asyncio.get_running_loop().run_in_executor(self._makers, jpeg, self._view, camera, number)
@@ -242,6 +263,7 @@ class Crowd:
             age = now - session.taken(event)
             if self._measuring and event.outcome in ("prefilled", "dropped_similar"):
                 self._seen.ages.append(age)
+                self._seen.taken += now <= self._ends
                 self._seen.similar += event.outcome == "dropped_similar"
         elif isinstance(event, Tokens):
             session.asked[event.question_id].append(now)
@@ -250,13 +272,15 @@ class Crowd:
 
     def _answered(self, session: Live, event: QuestionDone | Refused) -> None:
         asked, *told = session.asked.pop(event.question_id, [0.0])
+        session.answered.set()
         if not self._measuring:
             return
         if not told:
             self._seen.failed += 1
             return
         self._seen.first.append(told[0] - asked)
-        self._seen.between += [after - before for before, after in pairwise(told)]
+        within = [at for at in told if self._opens <= at <= self._ends]
+        self._seen.between += [after - before for before, after in pairwise(within)]
 
 
 async def _until(moment: float) -> None:

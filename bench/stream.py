@@ -7,14 +7,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
 from bench.camera import Album, Pixels
-from workers.engine.costs import StepCounts
 from workers.engine.engine import Engine
 from workers.engine.messages import (
     AskQuestion,
@@ -33,15 +31,6 @@ from workers.pictures import decode
 
 _FAR = 1e12
 _AHEAD = 64  # pictures that are decoded before their turn
-_STEPS = 16_384  # newest steps that are remembered
-
-
-class Stepped(NamedTuple):
-    """A step that began `at`, kept the host for `seconds`, and did what was counted."""
-
-    at: float
-    seconds: float
-    counts: StepCounts
 
 
 class Decoded(NamedTuple):
@@ -63,7 +52,6 @@ class Streams:
         self.told: dict[str, list[float]] = {}
         self.done: set[str] = set()
         self.answered = 0
-        self.steps: deque[Stepped] = deque(maxlen=_STEPS)
         self._pixels: dict[int, Pixels] = {}
         self._threads = ThreadPoolExecutor(threads)
         self._coming: deque[tuple[str, Future[Decoded]]] = deque()
@@ -122,13 +110,10 @@ class Streams:
         self.done.clear()
 
     def run(self, until: Callable[[], bool], feed: Callable[[], None] = lambda: None) -> None:
-        """Steps until `until`, remembering the newest of them; `feed` is called before each."""
+        """Steps until `until`; `feed` is called before each."""
         while not until():
             feed()
-            before, began = replace(self.engine.counters), time.perf_counter()
             self.engine.step()
-            took = time.perf_counter() - began
-            self.steps.append(Stepped(began, took, self.engine.counters.since(before)))
 
     def fill(self, frames: int) -> None:
         """So many pictures into every session."""
@@ -141,18 +126,6 @@ class Streams:
         """Pictures for the sessions in turn until so many wait in the engine."""
         for _ in range(ahead - sum(len(session.frames) for session in self.engine.sessions.values())):
             self._push_next()
-
-    def cameras(self, rate: float) -> Callable[[], None]:
-        """Brings, when called, the pictures that have come since: `rate` a second on average, at uneven distances."""
-        due = time.perf_counter()
-
-        def bring() -> None:
-            nonlocal due
-            while due < time.perf_counter():
-                self._push_next()
-                due += self._chance.uniform(0.5, 1.5) / rate
-
-        return bring
 
     def _push_next(self) -> None:
         while len(self._coming) < _AHEAD:

@@ -120,7 +120,7 @@ def _rate(told: dict[str, Any]) -> str:
 
 def _loaded(told: dict[str, Any]) -> tuple[str, str]:
     beside = f"the same, {told['fps']:.0f} a second beside {told['load']['answers']} answers: between tokens p50 / p99"
-    return beside, f"{told['itl_p50_ms']:.0f} / {told['itl_p99_ms']:.0f} ms"
+    return beside, f"{told['between_p50_ms']:.0f} / {told['between_p99_ms']:.0f} ms"
 
 
 def _decode(told: dict[str, Any]) -> tuple[str, str]:

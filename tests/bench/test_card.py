@@ -62,13 +62,6 @@ def test_everything_is_kept_of_what_always_changes(card: Card) -> None:
     assert card.dropping(Blocks(112))["kept"] >= 0.98
 
 
-def test_answers_run_beside_the_pictures(card: Card) -> None:
-    figures = card.loaded(20.0)
-    assert 0 < figures["itl_p50_ms"] <= figures["itl_p99_ms"]
-    assert figures["tokens"] > 0
-    assert figures["share"] == pytest.approx(figures["fps"] / 20.0, abs=0.01)
-
-
 def test_decoding_and_a_quiet_card_are_timed(card: Card) -> None:
     assert all(value > 0 for value in card.decode().values())
     assert all(value > 0 for value in card.quiet().values())

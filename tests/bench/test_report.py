@@ -25,7 +25,7 @@ def whole() -> Report:
     for arm in ("live_full", "live_drop"):
         report.details[arm] = {"sessions": 80}
     report.details |= {"quiet": {"frame_ms": 18.0}, "gateway": {"first_token_ms": 29.0}, "age": {"looks": LOOKS}}
-    report.details |= {"decode": {"step32_ms": 8.0}, "loaded": {"itl_p99_ms": 45.0}}
+    report.details |= {"decode": {"step32_ms": 8.0}, "loaded": {"between_p99_ms": 45.0}}
     session = [{"pictures": 10.0, "first_token_s": 0.1}, {"pictures": 60.0, "first_token_s": 0.2}]
     by_age = [{"pictures": 30, "picture_ms": 100.0}]
     report.arms["vllm"] = {"ingest_fps": 80.0, "session": session, "streaming_sessions": {"by_age": by_age}}

@@ -48,7 +48,17 @@ class Plan:
 
 
 # By outputs and inputs: how a matrix was read fastest on an H100. Whatever is not here is left to cuBLAS.
-PLANS: Mapping[tuple[int, int], Plan] = MappingProxyType({})
+_WIDE = Plan(outputs=64, inputs=128, warps=4, stages=6, programs=132, early=4)
+_HEAD = Plan(outputs=128, inputs=128, warps=8, stages=4, programs=132, early=2)
+PLANS: Mapping[tuple[int, int], Plan] = MappingProxyType(
+    {
+        (4_608, 3_584): _WIDE,
+        (3_584, 3_584): _WIDE,
+        (37_888, 3_584): _WIDE,
+        (3_584, 18_944): _WIDE,
+        (152_064, 3_584): _HEAD,
+    }
+)
 
 
 def planned(rows: Tensor, weight: Tensor) -> Plan | None:
