@@ -114,7 +114,7 @@ class Card:
                         "first_token_ms": _ms(statistics.median(firsts)),
                         "first_token_p95_ms": _ms(percentile(firsts, 0.95)),
                         "frame_ms": _ms(statistics.median(pictures)),
-                        "host_ms_a_picture": round(host, 3) if aged else float("nan"),
+                        **({"host_ms_a_picture": round(host, 3)} if aged else {}),
                         "kv_bytes": session.kv_bytes,
                         "tokens": session.trunk.tokens,
                     }

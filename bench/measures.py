@@ -108,6 +108,7 @@ class Measures:
             answer_tokens=load.answer_tokens,
             complete=True,
             seconds=load.seconds,
+            slo_itl_ms=self._setup.live.slo_itl_ms and 1e3 * self._setup.live.between_s,
         )
         found = asyncio.run(live_arm.steady(self._room(live), Blocks(self._setup.side), live, load.sessions))
         self._tell("loaded", found | {"ceiling": ceiling, "share": round(found["fps"] / ceiling, 3)}, live)

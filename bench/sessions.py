@@ -38,6 +38,7 @@ from workers.pictures import PictureDecoder
 
 QUESTION = "What is on the table now?"
 WAIT_S = 0.3
+IN_MEMORY = ("prefilled", "dropped_similar")
 UNDER_WAY = 8
 LOOK_S = 0.02
 LATE_S = 60.0  # for what is still under way when a trial is over
@@ -113,11 +114,15 @@ class Live:
         self.feed.offer(shown, lossless=lossless)
 
     def taken(self, event: FrameTaken) -> float:
-        """When the picture that the engine is done with was there. Those before it, if any are left, were let go."""
+        """When the picture that the engine is done with was there.
+
+        Those before one that is in memory were let go, if any are left; one that is refused is so before its turn.
+        """
         self.feed.taken(event)
         due = self.due.pop(event.t_ms)
-        for t_ms in [earlier for earlier in self.due if earlier < event.t_ms]:
-            del self.due[t_ms]
+        if event.outcome in IN_MEMORY:
+            for t_ms in [earlier for earlier in self.due if earlier < event.t_ms]:
+                del self.due[t_ms]
         return due
 
     @property
@@ -261,7 +266,7 @@ class Crowd:
         now = time.monotonic()
         if isinstance(event, FrameTaken):
             age = now - session.taken(event)
-            if self._measuring and event.outcome in ("prefilled", "dropped_similar"):
+            if self._measuring and event.outcome in IN_MEMORY:
                 self._seen.ages.append(age)
                 self._seen.taken += now <= self._ends
                 self._seen.similar += event.outcome == "dropped_similar"

@@ -25,7 +25,7 @@ def whole() -> Report:
     for arm in ("live_full", "live_drop"):
         report.details[arm] = {"sessions": 80}
     report.details |= {"quiet": {"frame_ms": 18.0}, "gateway": {"first_token_ms": 29.0}, "age": {"looks": LOOKS}}
-    report.details |= {"decode": {"step32_ms": 8.0}, "loaded": {"between_p99_ms": 45.0}}
+    report.details |= {"decode": {"step32_ms": 8.0}, "loaded": {"between_p99_ms": 45.0, "share": 0.85}}
     session = [{"pictures": 10.0, "first_token_s": 0.1}, {"pictures": 60.0, "first_token_s": 0.2}]
     by_age = [{"pictures": 30, "picture_ms": 100.0}]
     report.arms["vllm"] = {"ingest_fps": 80.0, "session": session, "streaming_sessions": {"by_age": by_age}}
@@ -37,6 +37,12 @@ def test_figures_are_exactly_those_that_are_promised() -> None:
     assert tuple(figures) == FIGURES
     assert figures["ingest_vs_vllm"] == 1.25
     assert figures["ttft_age_ratio"] == 1.05
+
+
+def test_gaps_between_tokens_count_only_beside_what_was_to_come_in() -> None:
+    report = whole()
+    report.details["loaded"]["share"] = 0.73
+    assert "itl_under_load_ms" not in report.figures
 
 
 def test_what_was_not_measured_is_left_out() -> None:

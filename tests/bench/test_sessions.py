@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -12,8 +13,12 @@ from bench.camera import Blocks
 from bench.live_arm import Room, Sample, largest, memory, searched, steady
 from bench.load import LiveLoad
 from bench.random_model import TINY
-from bench.sessions import Seen
+from bench.sessions import Live, Seen
 from bench.shape import write_shape
+from workers.engine.client import EngineClient
+from workers.engine.messages import Outcome, PushFrame
+from workers.engine.session import taken as told
+from workers.pictures import PictureDecoder
 
 pytestmark = pytest.mark.e2e
 
@@ -92,6 +97,21 @@ def test_a_load_is_carried_while_every_promise_holds() -> None:
         replace(GOOD, failed=1),
     ]
     assert [len(each.broken(load)) for each in worse] == [1] * 5
+
+
+async def test_a_picture_that_is_refused_before_its_turn_takes_none_with_it() -> None:
+    engine = create_autospec(EngineClient, instance=True)
+    engine.ready.card.frame_width = SIDE
+    live = Live(engine, create_autospec(PictureDecoder, instance=True), 0)
+    live.due = {0: 1.0, 1000: 2.0, 2000: 3.0, 3000: 4.0}
+
+    def taken(t_ms: int, outcome: Outcome) -> float:
+        command = PushFrame(session_id=live.name, sequence=0, t_ms=t_ms, slot=0, width=1, height=1, deadline=0.0)
+        return live.taken(told(command, outcome))
+
+    assert taken(3000, "dropped_rate") == 4.0
+    assert taken(1000, "prefilled") == 2.0
+    assert list(live.due) == [2000], "the one before it was let go by its feed"
 
 
 def test_memory_is_judged_by_the_slope_once_it_has_settled() -> None:

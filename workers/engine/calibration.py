@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -117,12 +119,13 @@ class Calibration:
         """
         measured: list[tuple[StepCounts, float]] = []
         several = max(1, self._aside // _SPOKEN) * SESSIONS // 2
-        for turn in range(rounds):
-            if turn == 1:
-                measured.clear()
-                self.launches.clear()
-            for block in _BLOCKS:
-                measured += self._block(block, min(block.answers, several), turn)
+        with _no_collections():
+            for turn in range(rounds):
+                if turn == 1:
+                    measured.clear()
+                    self.launches.clear()
+                for block in _BLOCKS:
+                    measured += self._block(block, min(block.answers, several), turn)
         return measured
 
     def _block(self, block: Block, answers: int, turn: int) -> list[tuple[StepCounts, float]]:
@@ -226,6 +229,19 @@ class Calibration:
     def _picture(self, frame: PushFrame) -> Picture:
         picture: Picture = self._pictures[frame.sequence % SESSIONS]
         return picture
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Collects no garbage, which means going through all that was loaded; an engine that serves has that frozen."""
+    wanted = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.enable()
 
 
 def calibrated(

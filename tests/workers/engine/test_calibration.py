@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections.abc import Callable
@@ -47,6 +48,19 @@ def test_all_kinds_of_steps_are_measured(checkpoint: Checkpoint) -> None:
     assert all(each.tokens >= each.answers for each in counts)
     assert all(seconds == pytest.approx(1e-3) for _, seconds in steps)
     assert fitted(steps).seconds(counts[0]) == pytest.approx(1e-3, rel=0.05)
+
+
+def test_no_collection_holds_a_measured_step_up(checkpoint: Checkpoint) -> None:
+    collecting: list[bool] = []
+
+    def clock() -> float:
+        collecting.append(gc.isenabled())
+        return float(len(collecting))
+
+    Calibration(checkpoint, SETTINGS, clock).steps(rounds=1)
+    assert collecting
+    assert not any(collecting)
+    assert gc.isenabled()
 
 
 @dataclass(slots=True)
