@@ -14,19 +14,25 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-_CAPABILITY = (9, 0)
+_HOPPER = (9, 0)
 CHAINED = True
 
 
 def launched(on: Tensor) -> dict[str, bool]:
     """Options of a kernel's launch: whether it calls `wait`, and so may start early."""
-    chained = CHAINED and on.is_cuda and _able(on.device)
+    chained = CHAINED and on.is_cuda and capability(on.device) >= _HOPPER
     return {"CHAINED": True, "launch_pdl": True} if chained else {"CHAINED": False}
 
 
 @functools.cache
-def _able(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= _CAPABILITY
+def capability(device: torch.device) -> tuple[int, int]:
+    """What a GPU can do, as NVIDIA numbers it."""
+    return torch.cuda.get_device_capability(device)
+
+
+def hopper(device: torch.device) -> bool:
+    """Whether a GPU is one of those that kernels' sizes were chosen on."""
+    return capability(device) == _HOPPER
 
 
 @triton.jit
