@@ -71,16 +71,15 @@ class Timeline:
     def text(self, kind: Kind, spell: Spell) -> Writing | None:
         """A text in pages of its own; None if it is too large for the trunk."""
         span = self._lay_out(spell)
-        return (
-            None if span is None else self._draw_up(span, [Piece(kind, span.positions, self.newest_ms)], self.newest_ms)
-        )
+        if span is None:
+            return None
+        return self._draw_up(span, [Piece(kind, span.positions, self.newest_ms)], self.newest_ms)
 
     def frame(self, time_ms: int, features: Features, patches: Patches | None = None) -> Writing | None:
         """A frame, or only some of its `patches`, with the tokens that open its segment.
 
         Positions are those of the whole grid, whatever is left of it. None if the policy makes no room for it.
         """
-
         tokens = features.of(patches)
         span = self._lay_out(self._frame(time_ms, features.height, features.width, patches))
         if span is None:

@@ -35,12 +35,12 @@ class Linear(nn.Linear):
             from workers.launches import hopper
             from workers.models import fewrows
 
-            rows = x.reshape(-1, self.in_features).contiguous()
+            rows = x.reshape(-1, self.in_features)
             plan = fewrows.planned(rows, self.weight)
             if plan is not None and hopper(x.device):
                 if self._arrived is None:
                     self._arrived = torch.zeros(self.out_features // fewrows.TILE, dtype=torch.int32, device=x.device)
-                out = fewrows.product(rows, self.weight, self.bias, self._arrived, plan)
+                out = fewrows.product(rows.contiguous(), self.weight, self.bias, self._arrived, plan)
                 return out.view(*x.shape[:-1], self.out_features)
         return super().forward(x)
 
