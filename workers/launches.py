@@ -38,7 +38,19 @@ def hopper(device: torch.device) -> bool:
 @triton.jit
 def wait():  # type: ignore[no-untyped-def]
     """Until all that kernels in front have written can be read; the next one may start meanwhile."""
+    start_next()
+    done_in_front()
+
+
+@triton.jit
+def start_next():  # type: ignore[no-untyped-def]
+    """The next kernel may start once every program has said so or ended."""
     gdc_launch_dependents()
+
+
+@triton.jit
+def done_in_front():  # type: ignore[no-untyped-def]
+    """Until all that kernels in front have written can be read."""
     gdc_wait()
 
 

@@ -99,9 +99,9 @@ def _swiglu(gate_up, out, size, BLOCK: tl.constexpr, CHAINED: tl.constexpr):  # 
     row = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
-    gate = tl.load(gate_up + row * 2 * size + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * size + size + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * size + place, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
+    gate = tl.load(gate_up + row * 2 * size + place, mask=inside, other=0.0)
+    up = tl.load(gate_up + row * 2 * size + size + place, mask=inside, other=0.0)
+    tl.store(out + row * size + place, silu_times(gate, up), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -109,10 +109,16 @@ def _swiglu_scaled(gate_up, values, scales, size, BLOCK: tl.constexpr):  # type:
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
     inside = place < size
-    gate = tl.load(gate_up + row * 2 * size + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * size + size + place, mask=inside, other=0.0).to(tl.float32)
-    out = (gate * tl.sigmoid(gate) * up).to(gate_up.dtype.element_ty)
-    _put_scaled(values, scales, out, row, size, place, inside)
+    gate = tl.load(gate_up + row * 2 * size + place, mask=inside, other=0.0)
+    up = tl.load(gate_up + row * 2 * size + size + place, mask=inside, other=0.0)
+    _put_scaled(values, scales, silu_times(gate, up), row, size, place, inside)
+
+
+@triton.jit
+def silu_times(gate, up):  # type: ignore[no-untyped-def]
+    """silu(gate) * up, computed in float32, in their own precision."""
+    exact = gate.to(tl.float32)
+    return (exact * tl.sigmoid(exact) * up.to(tl.float32)).to(gate.dtype)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -1,5 +1,7 @@
 """The pieces that vision towers and decoders share."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,18 +33,28 @@ class Linear(nn.Linear):
     _arrived: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused(x):
-            from workers.launches import hopper
-            from workers.models import fewrows
+        out = self._of_few_rows(x, gated=False)
+        return super().forward(x) if out is None else out
 
-            rows = x.reshape(-1, self.in_features)
-            plan = fewrows.planned(rows, self.weight)
-            if plan is not None and hopper(x.device):
-                if self._arrived is None:
-                    self._arrived = torch.zeros(self.out_features // fewrows.TILE, dtype=torch.int32, device=x.device)
-                out = fewrows.product(rows.contiguous(), self.weight, self.bias, self._arrived, plan)
-                return out.view(*x.shape[:-1], self.out_features)
-        return super().forward(x)
+    def gated(self, x: Tensor) -> Tensor:
+        """silu(gate) * up of gates and ups side by side, as `forward` gives them: [..., out_features / 2]."""
+        out = self._of_few_rows(x, gated=True)
+        return gated(self(x)) if out is None else out
+
+    def _of_few_rows(self, x: Tensor, *, gated: bool) -> Tensor | None:
+        if not fused(x):
+            return None
+        from workers.launches import hopper
+        from workers.models import fewrows
+
+        rows = x.reshape(-1, self.in_features)
+        plan = fewrows.planned(rows, self.weight, gated=gated)
+        if plan is None or not hopper(x.device):
+            return None
+        if self._arrived is None:
+            self._arrived = torch.zeros(self.out_features // fewrows.TILE, dtype=torch.int32, device=x.device)
+        out = fewrows.product(rows.contiguous(), self.weight, self.bias, self._arrived, plan, gated=gated)
+        return out.view(*x.shape[:-1], -1)
 
 
 class SwiGLU(nn.Module):
@@ -50,8 +62,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, size: int, intermediate_size: int, *, bias: bool) -> None:
         super().__init__()
-        self.gate_up_proj: nn.Linear | ScaledLinear = Linear(size, 2 * intermediate_size, bias=bias)
-        self.down_proj: nn.Linear | ScaledLinear = Linear(intermediate_size, size, bias=bias)
+        self.gate_up_proj: Linear | ScaledLinear = Linear(size, 2 * intermediate_size, bias=bias)
+        self.down_proj: Linear | ScaledLinear = Linear(intermediate_size, size, bias=bias)
 
     @property
     def reader(self) -> nn.Module:
@@ -59,8 +71,9 @@ class SwiGLU(nn.Module):
         return self.gate_up_proj
 
     def forward(self, x: Rows) -> Tensor:
-        gate_up = self.gate_up_proj(x)
-        out: Tensor = self.down_proj(gated_scaled(gate_up) if in_eight_bits(self.down_proj) else gated(gate_up))
+        gates = self.gate_up_proj
+        inner = gated_scaled(gates(x)) if isinstance(gates, ScaledLinear) else gates.gated(cast(Tensor, x))
+        out: Tensor = self.down_proj(inner)
         return out
 
     def pad(self, multiple: int) -> None:

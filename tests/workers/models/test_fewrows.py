@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.models.layers import Linear
+from workers.models.fusion import gated
+from workers.models.layers import Linear, SwiGLU
 
 TRITON = find_spec("triton") is not None
 INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
@@ -35,6 +36,8 @@ if TRITON:
         pytest.param(Plan(64, 64, 4, 3, 7, 2), id="tiles in parts"),
         pytest.param(Plan(128, 64, 8, 3, 40, 100), id="more programs than blocks"),
         pytest.param(Plan(128, 128, 4, 2, 5, 1, bulk=True), id="by the copy engine"),
+        pytest.param(Plan(64, 64, 4, 3, 5, 1, between=3, left=2), id="next tiles asked for, next kernels held back"),
+        pytest.param(Plan(32, 128, 4, 2, 12, 2, left=1), id="a tile each, of few outputs"),
     ]
 else:
     PLANS = []
@@ -75,6 +78,25 @@ def test_a_product_is_near_that_in_float64_and_always_the_same(plan: Plan, bias:
     assert not arrived.any()
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("count", [1, 16, 33, 64])
+def test_gates_and_ups_are_joined_as_if_they_had_been_written(plan: Plan, bias: bool, count: int) -> None:
+    weight = random(768, 256) * torch.logspace(-3, 0, 768)[:, None].to(DEVICE, KIND)
+    rows, more = random(count, 256), random(768) if bias else None
+    arrived = torch.zeros(768 // fewrows.TILE, dtype=torch.int32, device=DEVICE)
+    outs = [product(rows, weight, more, arrived, plan, gated=True) for _ in range(3)]
+    apart = gated(product(rows, weight, more, arrived, plan))
+    assert outs[0].shape == (count, 384)
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    assert distance(outs[0], apart.double()) < (1e-6 if INTERPRETED else 1e-2)
+    if plan.programs == 1 and not INTERPRETED:  # nothing is summed up in another order
+        assert torch.equal(outs[0], apart)
+    gate, up = exact(rows, weight, more).chunk(2, dim=-1)
+    assert distance(outs[0], gate * gate.sigmoid() * up) < (1e-6 if INTERPRETED else 1e-2)
+    assert not arrived.any()
+
+
 @pytest.mark.skipif(INTERPRETED, reason="NumPy sums in another order for other numbers of rows")
 def test_rows_are_the_same_whatever_others_there_are() -> None:
     weight, rows, plan = random(256, 256), random(64, 256), Plan(64, 64, 4, 3, 7, 2)
@@ -107,14 +129,36 @@ def test_a_chain_of_layers_in_a_graph_gives_the_same_each_time(monkeypatch: pyte
         assert torch.equal(out, eager)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="layers of a CPU take torch's products")
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gated_layer_gives_the_same_joined_or_apart(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = SwiGLU(512, 768, bias=bias).to(DEVICE, KIND), random(2, 17, 512)
+    monkeypatch.setattr(fewrows, "PLANS", {(1536, 512): Plan(64, 64, 4, 3, 50, 2)})
+    apart = layer(x)
+    asked: list[bool] = []
+
+    def counted(*args: object, gated: bool) -> Tensor:
+        asked.append(gated)
+        return product(*args, gated=gated)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fewrows, "product", counted)
+    monkeypatch.setattr(fewrows, "GATED", {(1536, 512): Plan(64, 64, 4, 3, 50, 2)})
+    joined = layer(x)
+    assert asked == [True]
+    assert joined.shape == (2, 17, 512)
+    torch.testing.assert_close(joined, apart, rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize(("rows", "inputs"), [(1, 256), (64, 256), (65, 256), (8, 128), (0, 256)])
 def test_a_product_is_planned_for_few_rows_of_known_matrices(
     rows: int, inputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(64, 64, 4, 3, 7, 2)
     monkeypatch.setattr(fewrows, "PLANS", {(192, 256): plan})
+    monkeypatch.setattr(fewrows, "GATED", {})
     x, weight = torch.ones(rows, inputs, dtype=torch.bfloat16), torch.ones(192, inputs, dtype=torch.bfloat16)
     assert fewrows.planned(x, weight) == (plan if 0 < rows <= 64 and inputs == 256 else None)
     assert fewrows.planned(x.float(), weight.float()) is None
+    assert fewrows.planned(x, weight, gated=True) is None
     assert plan.fits(weight)
     assert not plan.fits(weight[:100])
