@@ -3,18 +3,20 @@
     python -m bench.products [--json PATH]
 
 Plans (`workers.models.fewrows.Plan`) are compiled, and proved against float64, by processes of their own; then each is
-timed in graphs over all layers' matrices, and the best with other numbers of programs and of bytes asked for early.
-With the fastest for each matrix the decoder's steps are timed, without attention and with it. Figures are microseconds
-a matrix (for steps: a layer) and TB/s of weights; "chained" kernels may start before the one in front has ended.
+timed in graphs over all layers' matrices, and the best with other numbers of programs, of bytes asked for early and
+while a tile is completed, and with other times for the next kernel to start. Gates and ups are read twice: as a product
+whose halves SwiGLU joins, and joined by the product itself. With the fastest for each matrix the decoder's steps are
+timed, without attention and with it. Figures are microseconds a matrix (for steps: a step, a layer) and TB/s of
+weights; "chained" kernels may start before the one in front has ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,27 +37,64 @@ from workers.models import fewrows
 from workers.models.capture import Captured
 from workers.models.decoder import Attend, Decoder
 from workers.models.fewrows import Plan
+from workers.models.fusion import gated
 from workers.models.layers import Linear
 
 TEXT = QWEN25VL_7B.text
 ROWS = (32, 64, 16)
-STEPS = (32, 64)  # answers at a time
 COMPILERS = 14
-PROCESSORS, SHARED_BYTES, MOST_ON_ONE = 132, 220 << 10, 4
-EARLY = (0, 64 << 10, 128 << 10, 256 << 10)  # bytes a processor
-BEST = 2  # plans tried with other numbers
+PROCESSORS, SHARED_BYTES, MOST_ON_ONE = 132, 220 << 10, 2
+FEWEST = 50  # programs that can keep the memory busy
+EARLY = (64 << 10, 0, 128 << 10)  # bytes a program
+AT_ONCE = 1 << 20  # blocks that every program has left when it begins
+BEST = 3  # plans tried with other numbers
 HEADS = 4  # times that the head is read in a graph
 PLANES = 4  # layers of a memory that no cache holds
-WAYS = (  # by our kernel; chained
-    ("cuBLAS", False, False),
-    ("cuBLAS, chained", False, True),
-    ("ours", True, False),
-    ("ours, chained", True, True),
-)
 TILES = (  # outputs, inputs, warps, stages
-    (64, 128, 4, 4), (64, 128, 4, 6), (64, 256, 4, 3), (128, 64, 4, 4), (128, 64, 4, 6), (128, 64, 8, 6),
-    (128, 128, 4, 3), (128, 128, 8, 3), (128, 128, 8, 4), (256, 64, 8, 3), (256, 64, 8, 4),
+    (32, 128, 4, 6), (64, 128, 4, 3), (64, 128, 4, 4), (64, 128, 4, 6), (64, 256, 4, 3),
+    (128, 128, 4, 3), (128, 128, 8, 3), (128, 128, 8, 4),
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a step is launched: by which plans, changed how, gates and ups joined or not, chained or not."""
+
+    title: str
+    ours: bool = True
+    joined: bool = True
+    chained: bool = True
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+
+WAYS = (
+    Way("cuBLAS", ours=False, joined=False, chained=False),
+    Way("cuBLAS, chained", ours=False, joined=False),
+    Way("ours, gates apart", joined=False),
+    Way("ours, not chained", chained=False),
+    Way("ours"),
+    Way("ours, next at once", changed={"left": AT_ONCE}),
+    Way("ours, next held back", changed={"left": 5}),
+    Way("ours, nothing between", changed={"between": 0}),
+    Way("ours, 4 between", changed={"between": 4}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """One kind of matrix, in every layer, and whether its halves are joined."""
+
+    layers: Sequence[Linear]
+    joined: bool = False
+
+    def told(self, taken: float) -> str:
+        return f"{taken:>9.1f}{self.layers[0].weight.nbytes / taken / 1e6:>7.2f}"
+
+    def calls(self, x: Tensor, plan: Plan) -> list[Callable[[], Tensor]]:
+        """A product with each."""
+        arrived = torch.zeros(self.layers[0].out_features // fewrows.TILE, dtype=torch.int32, device="cuda")
+        joined = partial(fewrows.product, arrived=arrived, plan=plan, gated=self.joined)
+        return [partial(joined, x, each.weight, each.bias) for each in self.layers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +104,7 @@ class Proof:
     plan: Plan
     rows: int
     bias: bool
+    joined: bool
     error: float | None
     why: str = ""
 
@@ -78,7 +118,9 @@ def main() -> None:
     told: dict[str, float] = {}
     with torch.inference_mode():
         decoder = random_checkpoint("cuda", torch.bfloat16).model.decoder
-        best = {name: fastest(name, layers, proofs, told) for name, layers in matrices(decoder).items()}
+        kinds = matrices(decoder)
+        best = {name: fastest(name, kind, proofs, told) for name, kind in kinds.items()}
+        joining(kinds["gate_up_proj"], best["gate_up_proj"], told)
         steps(decoder, best, told)
     if wanted.json:
         plans = {name: {rows: asdict(plan) for rows, plan in mine.items()} for name, mine in best.items()}
@@ -89,13 +131,14 @@ def main() -> None:
 def proved() -> Iterator[Proof]:
     """Every plan that fits the processors, compiled for each number of rows; afterwards Triton's cache has them all."""
     wanted = [
-        (Plan(*tile, programs=7, early=1, bulk=bulk), rows, bias)
+        (Plan(*tile, programs=7, early=1, between=2, left=3, bulk=bulk), rows, bias, joined)
         for rows in ROWS
         for tile in TILES
-        for bulk in (False, True)
-        for bias in (False, True)
+        for bulk, bias, joined in (
+            (False, False, False), (False, True, False), (True, False, False), (True, True, False), (False, False, True)
+        )
         if on_one(Plan(*tile, 1, 0), rows)
-    ]
+    ]  # fmt: skip
     with ProcessPoolExecutor(COMPILERS, get_context("spawn")) as pool:
         for proof in pool.map(prove, wanted):
             if proof.error is None or proof.error > 1e-2:
@@ -104,57 +147,58 @@ def proved() -> Iterator[Proof]:
                 yield proof
 
 
-def prove(wanted: tuple[Plan, int, bool]) -> Proof:
+def prove(wanted: tuple[Plan, int, bool, bool]) -> Proof:
     """In a process of its own: a small product, run twice, beside float64."""
-    plan, rows, bias = wanted
+    plan, rows, bias, joined = wanted
     torch.manual_seed(0)
-    weight = torch.randn(3 * plan.outputs, 8 * plan.inputs, device="cuda", dtype=torch.bfloat16)
-    x, more = random(rows, 8 * plan.inputs), random(3 * plan.outputs) if bias else None
+    weight = torch.randn(4 * plan.outputs, 8 * plan.inputs, device="cuda", dtype=torch.bfloat16) / 32
+    x, more = random(rows, 8 * plan.inputs), random(4 * plan.outputs) if bias else None
     arrived = torch.zeros(len(weight) // fewrows.TILE, dtype=torch.int32, device="cuda")
     expected = x.double() @ weight.double().T + (0 if more is None else more.double())
+    expected = gated(expected) if joined else expected
     try:
         with torch.inference_mode(), patch.object(launches, "CHAINED", True):
-            outs = [fewrows.product(x, weight, more, arrived, plan).double() for _ in range(2)]
+            outs = [fewrows.product(x, weight, more, arrived, plan, gated=joined).double() for _ in range(2)]
     except Exception as broken:  # whatever a compiler may say of one plan, the others are still to be measured
-        return Proof(plan, rows, bias, None, repr(broken)[:300])
+        return Proof(*wanted, None, repr(broken)[:300])
     if arrived.any() or not torch.equal(*outs):
-        return Proof(plan, rows, bias, None, "another result the second time")
-    return Proof(plan, rows, bias, float((outs[0] - expected).norm() / expected.norm()))
+        return Proof(*wanted, None, "another result the second time")
+    return Proof(*wanted, float((outs[0] - expected).norm() / expected.norm()))
 
 
-def matrices(decoder: Decoder) -> Mapping[str, Sequence[Linear]]:
-    """Each kind of matrix, in every layer."""
+def matrices(decoder: Decoder) -> Mapping[str, Matrices]:
+    """Each kind of matrix."""
     layers: Sequence[Any] = list(decoder.layers)
+    gates = [layer.mlp.gate_up_proj for layer in layers]
     return {
-        "qkv_proj": [layer.self_attn.qkv_proj for layer in layers],
-        "o_proj": [layer.self_attn.o_proj for layer in layers],
-        "gate_up_proj": [layer.mlp.gate_up_proj for layer in layers],
-        "down_proj": [layer.mlp.down_proj for layer in layers],
-        "head": [cast(Linear, decoder.lm_head)] * HEADS,
+        "qkv_proj": Matrices([layer.self_attn.qkv_proj for layer in layers]),
+        "o_proj": Matrices([layer.self_attn.o_proj for layer in layers]),
+        "gate_up_proj": Matrices(gates),
+        "gates joined": Matrices(gates, joined=True),
+        "down_proj": Matrices([layer.mlp.down_proj for layer in layers]),
+        "head": Matrices([cast(Linear, decoder.lm_head)] * HEADS),
     }
 
 
-def fastest(name: str, layers: Sequence[Linear], proofs: Sequence[Proof], told: dict[str, float]) -> dict[int, Plan]:
+def fastest(name: str, kind: Matrices, proofs: Sequence[Proof], told: dict[str, float]) -> dict[int, Plan]:
     """The best plan for each number of rows."""
-    found = {}
+    found, one = {}, kind.layers[0]
+    shown = (one.bias is not None, kind.joined)
     for rows in ROWS:
-        x = random(rows, layers[0].in_features)
-        tell(told, f"{name} {rows} cuBLAS", timed([partial(layer, x) for layer in layers]), layers)
-        biased = layers[0].bias is not None
-        fit = [proof.plan for proof in proofs if proof.rows == rows and proof.bias == biased]
-        plans = [spread(plan, rows, on_one(plan, rows), EARLY[1]) for plan in fit if plan.fits(layers[0].weight)]
-        taken = {plan: measured(layers, x, plan) for plan in plans}
+        x = random(rows, one.in_features)
+        if not kind.joined:
+            tell(told, f"{name} {rows} cuBLAS", timed([partial(layer, x) for layer in kind.layers]), kind)
+        fit = [proof.plan for proof in proofs if proof.rows == rows and (proof.bias, proof.joined) == shown]
+        plans = [first(plan) for plan in fit if plan.fits(one.weight)]
+        taken = {plan: measured(kind, x, plan) for plan in plans}
         for plan in sorted(taken, key=taken.__getitem__)[:BEST]:
-            others = {spread(plan, rows, count, early) for count in range(1, MOST_ON_ONE + 1) for early in EARLY}
-            taken |= {other: measured(layers, x, other) for other in others - taken.keys()}
+            climb(kind, x, plan, taken)
         order = sorted(taken, key=taken.__getitem__)
         for plan in order:
             told[f"{name} {rows} {plan}"] = taken[plan]
         found[rows] = order[0]
-        tell(told, f"{name} {rows} ours", taken[order[0]], layers)
-        alone = min((plan for plan in order if not plan.early), key=taken.__getitem__)
-        tell(told, f"{name} {rows} ours, nothing asked for early", taken[alone], layers)
-        for plan in order[:3]:
+        tell(told, f"{name} {rows} ours", taken[order[0]], kind)
+        for plan in order[:4]:
             print(f"    {taken[plan]:8.1f} {plan}", flush=True)
     return found
 
@@ -165,41 +209,91 @@ def on_one(plan: Plan, rows: int) -> int:
     return min(SHARED_BYTES // size, MOST_ON_ONE)
 
 
-def spread(plan: Plan, rows: int, count: int, early: int) -> Plan:
-    """With so many programs and so many bytes asked for early on each processor."""
-    units = early // (min(count, max(on_one(plan, rows), 1)) * 2 * plan.outputs * plan.inputs)
-    return replace(plan, programs=PROCESSORS * count, early=units)
+def first(plan: Plan) -> Plan:
+    """A plan as it is tried first: one program a processor, the next kernel held back until the last blocks."""
+    early = EARLY[0] // (2 * plan.outputs * plan.inputs)
+    return replace(plan, programs=PROCESSORS, early=early, between=0, left=plan.stages)
 
 
-def measured(layers: Sequence[Linear], x: Tensor, plan: Plan) -> float:
+def climb(kind: Matrices, x: Tensor, plan: Plan, taken: dict[Plan, float]) -> None:
+    """Changes a plan's numbers one after the other and keeps what is faster; all that were tried go into `taken`."""
+    block, tiles = 2 * plan.outputs * plan.inputs, kind.layers[0].out_features // plan.outputs
+    most = PROCESSORS * on_one(plan, len(x))
+    programs = {count for count in (PROCESSORS, 2 * PROCESSORS, tiles, 2 * tiles) if FEWEST <= count <= most}
+    choices: dict[str, Collection[int]] = {
+        "programs": programs,
+        "left": (2 * plan.stages, AT_ONCE),
+        "early": [size // block for size in EARLY],
+        "between": [size // block for size in EARLY],
+    }
+    for name, values in choices.items():
+        others = [replace(plan, **cast(Mapping[str, Any], {name: value})) for value in values]
+        taken |= {other: measured(kind, x, other) for other in others if other not in taken}
+        plan = min((plan, *others), key=taken.__getitem__)
+
+
+def measured(kind: Matrices, x: Tensor, plan: Plan) -> float:
     """Microseconds a product, in a chain of them."""
-    arrived = torch.zeros(layers[0].out_features // fewrows.TILE, dtype=torch.int32, device="cuda")
     with patch.object(launches, "CHAINED", True):
-        return timed([partial(fewrows.product, x, each.weight, each.bias, arrived, plan) for each in layers])
+        return timed(kind.calls(x, plan))
+
+
+def joining(kind: Matrices, best: Mapping[int, Plan], told: dict[str, float]) -> None:
+    """Products of gates and ups whose halves a kernel of its own joins."""
+    for rows, plan in best.items():
+        x = random(rows, kind.layers[0].in_features)
+        with patch.object(launches, "CHAINED", True):
+            ours: list[Callable[[], Tensor]] = kind.calls(x, plan)
+            theirs: list[Callable[[], Tensor]] = [partial(layer, x) for layer in kind.layers]
+            for title, calls in (("ours", ours), ("cuBLAS", theirs)):
+                taken = timed([partial(_joined, call) for call in calls])
+                tell(told, f"gate_up_proj {rows} {title}, then SwiGLU", taken, kind)
+
+
+def _joined(call: Callable[[], Tensor]) -> Tensor:
+    return gated(call())
 
 
 def steps(decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], told: dict[str, float]) -> None:
     """The decoder and its head, launched each way, without attention and with 4,368 keys a row."""
-    layers = {name: mine[0] for name, mine in matrices(decoder).items()}
     attention = memory()
-    for rows in STEPS:
-        ours = {(len(mine.weight), mine.in_features): best[name][rows] for name, mine in layers.items()}
+    for rows in ROWS:
         fixed, embeds = planned(attention, sequences(rows, 1)), random(rows, TEXT.hidden_size)
         for attended, attend in (("no attention", _unattended), ("attention", partial(_over, fixed))):
-            logits = {}
-            for title, plans, chained in WAYS:
-                call = partial(step, decoder, embeds, attend)
-                with patch.object(fewrows, "PLANS", ours if plans else {}), patch.object(launches, "CHAINED", chained):
-                    taken, logits[title] = timed([call]), last(call)
-                told[f"step of {rows}, {attended}, {title}"] = taken
-                print(f"step of {rows}, {attended}, {title:<18}{taken:>9.1f}{taken / TEXT.layers:>9.1f}", flush=True)
+            logits, call = {}, partial(step, decoder, embeds, attend)
+            for way in WAYS:
+                plans, joined = plans_of(way, decoder, best, rows)
+                with (
+                    patch.object(fewrows, "PLANS", plans),
+                    patch.object(fewrows, "GATED", joined),
+                    patch.object(launches, "CHAINED", way.chained),
+                ):
+                    taken = timed([call])
+                    if not way.changed:
+                        logits[way.title] = last(call)
+                told[f"step of {rows}, {attended}, {way.title}"] = taken
+                print(
+                    f"step of {rows}, {attended}, {way.title:<22}{taken:>9.1f}{taken / TEXT.layers:>9.1f}", flush=True
+                )
             exact = logits["cuBLAS"].double()
             off = float((logits["ours"].double() - exact).norm() / exact.norm())
-            alike = torch.equal(logits["ours"], logits["ours, chained"])
+            alike = torch.equal(logits["ours"], logits["ours, not chained"])
             told |= {f"logits of {rows}, {attended}, off by": off, f"logits of {rows}, {attended}, alike": alike}
             print(
                 f"logits of {rows}, {attended}: off by {off:.4f}, {'' if alike else 'NOT '}alike if chained", flush=True
             )
+
+
+def plans_of(
+    way: Way, decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], rows: int
+) -> tuple[dict[tuple[int, int], Plan], dict[tuple[int, int], Plan]]:
+    """Those of products, and of gates and ups that are joined, as `fewrows` has them."""
+    products: dict[tuple[int, int], Plan] = {}
+    joined: dict[tuple[int, int], Plan] = {}
+    for name, kind in matrices(decoder).items():
+        one, plan = kind.layers[0], replace(best[name][rows], **way.changed)
+        (joined if kind.joined else products)[one.out_features, one.in_features] = plan
+    return products if way.ours else {}, joined if way.joined else {}
 
 
 def last(call: Callable[[], Tensor]) -> Tensor:
@@ -231,9 +325,9 @@ def _over(fixed: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return fixed(layer % PLANES, q, k, v)
 
 
-def tell(told: dict[str, float], name: str, taken: float, layers: Sequence[Linear]) -> None:
+def tell(told: dict[str, float], name: str, taken: float, kind: Matrices) -> None:
     told[name] = taken
-    print(f"{name:<52}{taken:>9.1f}{layers[0].weight.nbytes / taken / 1e6:>7.2f}", flush=True)
+    print(f"{name:<52}{kind.told(taken)}", flush=True)
 
 
 def random(*sizes: int) -> Tensor:
