@@ -43,6 +43,9 @@ else:
     PLANS = []
 
 
+SIZES = pytest.mark.parametrize(("count", "bias"), [(1, False), (16, False), (33, True), (64, True)])
+
+
 @pytest.fixture(autouse=True, params=[False, True] if not INTERPRETED else [False], ids=lambda on: f"chained={on}")
 def _chained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
@@ -65,8 +68,7 @@ def exact(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("count", [1, 16, 33, 64])
+@SIZES
 def test_a_product_is_near_that_in_float64_and_always_the_same(plan: Plan, bias: bool, count: int) -> None:
     weight = random(384, 256) * torch.logspace(-2, 1, 384)[:, None].to(DEVICE, KIND)
     rows, more = random(count, 256), random(384) if bias else None
@@ -79,8 +81,7 @@ def test_a_product_is_near_that_in_float64_and_always_the_same(plan: Plan, bias:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("count", [1, 16, 33, 64])
+@SIZES
 def test_gates_and_ups_are_joined_as_if_they_had_been_written(plan: Plan, bias: bool, count: int) -> None:
     weight = random(768, 256) * torch.logspace(-3, 0, 768)[:, None].to(DEVICE, KIND)
     rows, more = random(count, 256), random(768) if bias else None
