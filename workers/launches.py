@@ -1,7 +1,7 @@
 """Kernels in Triton that start before the one in front of them has ended (programmatic dependent launch, Hopper).
 
-Each of them lets the next start as soon as all of its programs have, and waits for the one in front before it reads
-what that has written, or writes anything.
+Each of them lets the next start as soon as all of its programs have, or are near their ends, and waits for the one in
+front before it reads what that has written, or writes anything.
 """
 
 from __future__ import annotations
