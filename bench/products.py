@@ -36,7 +36,7 @@ from workers.core import KVStore
 from workers.models import fewrows
 from workers.models.capture import Captured
 from workers.models.decoder import Attend, Decoder
-from workers.models.fewrows import Plan
+from workers.models.fewrows import Plan, Plans
 from workers.models.fusion import gated
 from workers.models.layers import Linear
 
@@ -284,15 +284,13 @@ def steps(decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], told: dict[s
             )
 
 
-def plans_of(
-    way: Way, decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], rows: int
-) -> tuple[dict[tuple[int, int], Plan], dict[tuple[int, int], Plan]]:
+def plans_of(way: Way, decoder: Decoder, best: Mapping[str, Mapping[int, Plan]], rows: int) -> tuple[Plans, Plans]:
     """Those of products, and of gates and ups that are joined, as `fewrows` has them."""
-    products: dict[tuple[int, int], Plan] = {}
-    joined: dict[tuple[int, int], Plan] = {}
+    products: dict[tuple[int, int], tuple[Plan, ...]] = {}
+    joined: dict[tuple[int, int], tuple[Plan, ...]] = {}
     for name, kind in matrices(decoder).items():
         one, plan = kind.layers[0], replace(best[name][rows], **way.changed)
-        (joined if kind.joined else products)[one.out_features, one.in_features] = plan
+        (joined if kind.joined else products)[one.out_features, one.in_features] = (plan,)
     return products if way.ours else {}, joined if way.joined else {}
 
 

@@ -36,7 +36,7 @@ class Plan:
 
     `stages` blocks are on their way at a time, by the copy engine if `bulk`; `early` of them are asked for before the
     kernel in front has ended, `between` of the next tile's while one is completed. The next kernel may start when every
-    program has but `left` blocks to go.
+    program has but `left` blocks to go. It is meant for so many `rows` at most.
     """
 
     outputs: int
@@ -48,32 +48,36 @@ class Plan:
     bulk: bool = False
     between: int = 0
     left: int = 1 << 20
+    rows: int = MOST
 
     def fits(self, weight: Tensor) -> bool:
         """Whether a weight [outputs, inputs] is of whole tiles and blocks."""
         return len(weight) % self.outputs == weight.shape[1] % self.inputs == 0
 
 
-# By outputs and inputs: how a matrix was read fastest on an H100. Whatever is not here is left to cuBLAS.
+Plans = Mapping[tuple[int, int], tuple[Plan, ...]]  # by outputs and inputs, those for fewer rows first
+
+# How matrices were read fastest on an H100. Whatever is not here is left to cuBLAS.
 _WIDE = Plan(outputs=64, inputs=128, warps=4, stages=6, programs=132, early=4)
 _HEAD = Plan(outputs=128, inputs=128, warps=8, stages=4, programs=132, early=2)
-PLANS: Mapping[tuple[int, int], Plan] = MappingProxyType(
+PLANS: Plans = MappingProxyType(
     {
-        (4_608, 3_584): _WIDE,
-        (3_584, 3_584): _WIDE,
-        (37_888, 3_584): _WIDE,
-        (3_584, 18_944): _WIDE,
-        (152_064, 3_584): _HEAD,
+        (4_608, 3_584): (_WIDE,),
+        (3_584, 3_584): (_WIDE,),
+        (37_888, 3_584): (_WIDE,),
+        (3_584, 18_944): (_WIDE,),
+        (152_064, 3_584): (_HEAD,),
     }
 )
-GATED: Mapping[tuple[int, int], Plan] = MappingProxyType({(37_888, 3_584): _WIDE})  # of gates and ups, one matrix
+GATED: Plans = MappingProxyType({(37_888, 3_584): (_WIDE,)})  # of gates and ups, one matrix
 
 
 def planned(rows: Tensor, weight: Tensor, *, gated: bool = False) -> Plan | None:
     """How to multiply rows [n, inputs] with a weight [outputs, inputs], if this module is to."""
-    halves = rows.dtype == weight.dtype == torch.bfloat16
-    plans = GATED if gated else PLANS
-    return plans.get((len(weight), weight.shape[1])) if halves and 0 < len(rows) <= MOST else None
+    if not len(rows) or rows.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16:
+        return None
+    plans = (GATED if gated else PLANS).get((len(weight), weight.shape[1]), ())
+    return next((plan for plan in plans if len(rows) <= plan.rows), None)
 
 
 def product(

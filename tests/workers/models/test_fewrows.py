@@ -118,7 +118,7 @@ def test_a_chain_of_layers_in_a_graph_gives_the_same_each_time(monkeypatch: pyte
         return x
 
     expected = chain()
-    monkeypatch.setattr(fewrows, "PLANS", {(512, 512): Plan(64, 64, 4, 3, 50, 2)})
+    monkeypatch.setattr(fewrows, "PLANS", {(512, 512): (Plan(64, 64, 4, 3, 50, 2),)})
     eager = chain()
     assert 0 < distance(eager, expected.double()) < 2e-2
     graph = torch.cuda.CUDAGraph()
@@ -134,7 +134,7 @@ def test_a_chain_of_layers_in_a_graph_gives_the_same_each_time(monkeypatch: pyte
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_gated_layer_gives_the_same_joined_or_apart(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = SwiGLU(512, 768, bias=bias).to(DEVICE, KIND), random(2, 17, 512)
-    monkeypatch.setattr(fewrows, "PLANS", {(1536, 512): Plan(64, 64, 4, 3, 50, 2)})
+    monkeypatch.setattr(fewrows, "PLANS", {(1536, 512): (Plan(64, 64, 4, 3, 50, 2),)})
     apart = layer(x)
     asked: list[bool] = []
 
@@ -143,23 +143,26 @@ def test_a_gated_layer_gives_the_same_joined_or_apart(bias: bool, monkeypatch: p
         return product(*args, gated=gated)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fewrows, "product", counted)
-    monkeypatch.setattr(fewrows, "GATED", {(1536, 512): Plan(64, 64, 4, 3, 50, 2)})
+    monkeypatch.setattr(fewrows, "GATED", {(1536, 512): (Plan(64, 64, 4, 3, 50, 2),)})
     joined = layer(x)
     assert asked == [True]
     assert joined.shape == (2, 17, 512)
     torch.testing.assert_close(joined, apart, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(("rows", "inputs"), [(1, 256), (64, 256), (65, 256), (8, 128), (0, 256)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "which"),
+    [(1, 256, 0), (16, 256, 0), (17, 256, 1), (64, 256, 1), (65, 256, None), (8, 128, None), (0, 256, None)],
+)
 def test_a_product_is_planned_for_few_rows_of_known_matrices(
-    rows: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, inputs: int, which: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(64, 64, 4, 3, 7, 2)
-    monkeypatch.setattr(fewrows, "PLANS", {(192, 256): plan})
+    plans = (Plan(64, 64, 4, 3, 7, 2, rows=16), Plan(64, 64, 4, 3, 5, 2))
+    monkeypatch.setattr(fewrows, "PLANS", {(192, 256): plans})
     monkeypatch.setattr(fewrows, "GATED", {})
     x, weight = torch.ones(rows, inputs, dtype=torch.bfloat16), torch.ones(192, inputs, dtype=torch.bfloat16)
-    assert fewrows.planned(x, weight) == (plan if 0 < rows <= 64 and inputs == 256 else None)
+    assert fewrows.planned(x, weight) == (None if which is None else plans[which])
     assert fewrows.planned(x.float(), weight.float()) is None
     assert fewrows.planned(x, weight, gated=True) is None
-    assert plan.fits(weight)
-    assert not plan.fits(weight[:100])
+    assert plans[0].fits(weight)
+    assert not plans[0].fits(weight[:100])
