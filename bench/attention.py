@@ -3,14 +3,19 @@
     python -m bench.attention [--json PATH]
 
 Each figure is microseconds a call, as in bench.matrices: answers, questions and frames of several sessions, each of
-which has a memory of its own in pages that lie anywhere.
+which has a memory of its own in pages that lie anywhere. Calls write the new keys and values as well. Single tokens
+go through FlashInfer, and through our kernel by each of some plans (`workers.attention.decoding.Plan`), which processes
+of their own have compiled, and proved against float64, before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,14 +23,36 @@ from torch import Tensor
 
 from bench.random_model import QWEN25VL_7B
 from bench.timings import tell, timed
-from workers.attention.flashinfer import FixedAttention, FlashInferAttention
+from workers.attention.flashinfer import Fixed, FlashInferAttention
 from workers.core import FLOAT8, KVStore, Part, Query, Slots, narrowed
+
+if TYPE_CHECKING:
+    from workers.attention.decoding import Plan
 
 TEXT = QWEN25VL_7B.text
 LAYERS = 4  # so many planes that no cache holds them
 SESSIONS, KEYS, PAGE = 64, 4368, 16
 ROOM = KEYS + 272  # slots of a session
-BATCHES = ((1, 1), (16, 1), (32, 1), (64, 1), (1, 16), (1, 32), (1, 260), (2, 260), (8, 260))  # sequences, tokens each
+SINGLES = (1, 8, 16, 32, 64)  # sequences of one token
+OTHERS = ((1, 16), (1, 32), (1, 260), (2, 260), (8, 260))  # sequences, tokens each
+COMPILERS = 14
+PROCESSORS, SHARED_BYTES, MOST_ON_ONE, QUERY_BYTES = 132, 226 << 10, 8, 7 << 10
+BEST = 2  # plans tried with other numbers
+LEAST = (1, 2, 4, 8, 16)
+TILES = (  # keys, warps, stages, keys asked for early
+    (16, 1, 9, 32), (32, 1, 5, 32), (32, 1, 7, 32), (32, 1, 7, 0), (32, 1, 9, 32), (32, 2, 7, 64), (64, 2, 5, 64),
+    (64, 2, 7, 64), (64, 4, 5, 64), (64, 4, 5, 0), (64, 4, 7, 128), (128, 4, 5, 128),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a plan's outputs are off by, or why there are none."""
+
+    plan: Plan
+    eight: bool
+    error: float | None
+    why: str = ""
 
 
 def main() -> None:
@@ -34,19 +61,109 @@ def main() -> None:
 
 def measured() -> Iterator[tuple[str, float]]:
     """Each batch in both kinds of memory."""
-    size = (LAYERS, 1, SESSIONS * ROOM, TEXT.kv_heads, TEXT.head_dim)
-    keys, values = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    bias = torch.zeros(size[:3], device="cuda")
-    for name in ("bfloat16", "fp8"):
-        store = KVStore(keys, values, bias)
-        if name == "fp8":
-            keys, values = narrowed(keys, FLOAT8), narrowed(values, FLOAT8)
-            store = replace(store, keys=keys, values=values, wide=torch.bfloat16)
+    proofs = list(proved())
+    exact = memory(SESSIONS * ROOM)
+    for name, store in (("bfloat16", exact), ("fp8", eight_bits(exact))):
+        plans = [proof.plan for proof in proofs if proof.eight == (name == "fp8")]
         attention = FlashInferAttention(store, unturned, TEXT.heads)
-        for count, tokens in BATCHES:
-            fixed = planned(attention, sequences(count, tokens))
-            q = torch.randn(count * tokens, TEXT.heads, TEXT.head_dim, device="cuda", dtype=torch.bfloat16)
-            yield f"{count} x {tokens} {name}", timed([partial(fixed.see, layer, q) for layer in range(LAYERS)])
+        for count in SINGLES:
+            queries = sequences(count, 1)
+            theirs = attention.paged(count, count, count * 2 * ROOM, spare=0)
+            yield f"{count} x 1 {name} FlashInfer", taken(theirs, queries)
+            yield from ours(f"{count} x 1 {name}", store, queries, plans)
+        for count, tokens in OTHERS:
+            queries = sequences(count, tokens)
+            yield f"{count} x {tokens} {name}", taken(planned(attention, queries), queries)
+
+
+def ours(name: str, store: KVStore, queries: tuple[Query, ...], plans: Sequence[Plan]) -> Iterator[tuple[str, float]]:
+    """Single tokens by our kernel: as it is, then by each plan, the best with other numbers as well."""
+    from workers.attention.decoding import Decoding
+
+    def by(plan: Plan | None) -> float:
+        return taken(Decoding(store, TEXT.heads, len(queries), len(queries) * 2 * ROOM, plan), queries)
+
+    yield f"{name} ours", by(None)
+    found = {plan: by(plan) for plan in plans}
+    for plan in sorted(found, key=found.__getitem__)[:BEST]:
+        fewer = [replace(plan, programs=plan.programs - PROCESSORS)] if plan.programs > PROCESSORS else []
+        others = {*(replace(plan, least=least) for least in LEAST), *fewer} - found.keys()
+        found |= {other: by(other) for other in others}
+    order = sorted(found, key=found.__getitem__)
+    yield f"{name} ours at best", found[order[0]]
+    for plan in order:
+        yield f"    {name} {plan}", found[plan]
+
+
+def taken(fixed: Fixed, queries: tuple[Query, ...]) -> float:
+    """Microseconds a layer."""
+    if not fixed.plan(queries):
+        raise ValueError("these queries fit no graph")
+    q, k, v = tokens_of(queries[-1].stop)
+    return timed([partial(fixed, layer, q, k, v) for layer in range(LAYERS)])
+
+
+def proved() -> Iterator[Proof]:
+    """Every plan, compiled for both kinds of memory; afterwards Triton's cache has them all."""
+    with ProcessPoolExecutor(COMPILERS, get_context("spawn")) as pool:
+        for proof in pool.map(prove, ((tile, eight) for tile in TILES for eight in (False, True))):
+            if proof.error is None or proof.error > 1e-2:
+                print(f"left out: {proof}", flush=True)
+            else:
+                yield proof
+
+
+def prove(wanted: tuple[tuple[int, int, int, int], bool]) -> Proof:
+    """In a process of its own: a few sequences, run twice, beside float64."""
+    from workers.attention.decoding import Decoding, Plan
+
+    (keys, warps, stages, early), eight = wanted
+    size = QUERY_BYTES + (stages - 1) // 2 * keys * 2 * TEXT.head_dim * (1 if eight else 2)
+    plan = Plan(keys, warps, stages, PROCESSORS * min(SHARED_BYTES // size, MOST_ON_ONE), least=4, early=early)
+    torch.manual_seed(0)
+    store = memory(5 * 720)
+    store = eight_bits(store) if eight else store
+    queries = sequences(5, 1, keys=704, room=720)
+    q, k, v = tokens_of(5)
+    fixed = Decoding(store, TEXT.heads, 5, 5 * 720, plan)
+    try:
+        with torch.inference_mode():
+            fixed.plan(queries)
+            outs = [fixed(0, q, k, v).double() for _ in range(2)]
+    except Exception as broken:  # whatever a compiler may say of one plan, the others are still to be measured
+        return Proof(plan, eight, None, repr(broken)[:300])
+    if not torch.equal(*outs):
+        return Proof(plan, eight, None, "another result the second time")
+    expected = torch.stack([seen(store, query, q[query.start]) for query in queries])
+    return Proof(plan, eight, float((outs[0] - expected).norm() / expected.norm()))
+
+
+def seen(store: KVStore, query: Query, q: Tensor) -> Tensor:
+    """What one token sees of the first layer, in float64; its own key and value have been written."""
+    slots = torch.from_numpy(np.concatenate([*(part.slots for part in query.parts), query.slots], axis=-1)[0, 0])
+    keys, values = (plane[0, 0].double()[slots.long().to(q.device)] for plane in (store.keys, store.values))
+    keys, values = (each.repeat_interleave(len(q) // each.shape[1], dim=1) for each in (keys, values))
+    scores = torch.einsum("hd,nhd->hn", q.double(), keys) / q.shape[-1] ** 0.5
+    return torch.einsum("hn,nhd->hd", scores.softmax(-1), values)
+
+
+def memory(slots: int) -> KVStore:
+    """Keys and values of all layers, drawn at random."""
+    size = (LAYERS, 1, slots, TEXT.kv_heads, TEXT.head_dim)
+    keys, values = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return KVStore(keys, values, torch.zeros(size[:3], device="cuda"))
+
+
+def eight_bits(store: KVStore) -> KVStore:
+    keys, values = (narrowed(plane, FLOAT8) for plane in (store.keys, store.values))
+    return replace(store, keys=keys, values=values, wide=store.keys.dtype)
+
+
+def tokens_of(rows: int) -> Sequence[Tensor]:
+    """Queries, keys and values [rows, heads, dim], side by side as a product makes them."""
+    heads = TEXT.heads + 2 * TEXT.kv_heads
+    every = torch.randn(rows, heads, TEXT.head_dim, device="cuda", dtype=torch.bfloat16)
+    return every.tensor_split((TEXT.heads, TEXT.heads + TEXT.kv_heads), dim=1)
 
 
 def sequences(count: int, tokens: int, keys: int = KEYS, room: int = ROOM) -> tuple[Query, ...]:
@@ -63,7 +180,7 @@ def sequences(count: int, tokens: int, keys: int = KEYS, room: int = ROOM) -> tu
     return tuple(queries)
 
 
-def planned(attention: FlashInferAttention, queries: tuple[Query, ...]) -> FixedAttention:
+def planned(attention: FlashInferAttention, queries: tuple[Query, ...]) -> Fixed:
     """Attention as a graph holds it, for just these."""
     rows, slots = queries[-1].stop, len(queries) * 2 * ROOM
     fixed = attention.fixed(len(queries), rows, max(rows, slots), spare=0)

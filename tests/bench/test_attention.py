@@ -26,5 +26,6 @@ def test_each_sequence_sees_the_memory_of_its_own_session() -> None:
     fixed = bench.planned(FlashInferAttention(store, bench.unturned, 4, PagedReference), queries)
     q = torch.randn(12, 4, 8)
     own = np.concatenate([query.slots for query in queries], axis=-1)[0, 0]
-    expected = PlainAttention(store, bench.unturned).plan(queries)(0, q, keys[0, 0, own], values[0, 0, own])
-    torch.testing.assert_close(fixed.see(0, q), expected, atol=1e-5, rtol=1e-5)
+    new = keys[0, 0, own], values[0, 0, own]
+    expected = PlainAttention(store, bench.unturned).plan(queries)(0, q, *new)
+    torch.testing.assert_close(fixed(0, q, *new), expected, atol=1e-5, rtol=1e-5)

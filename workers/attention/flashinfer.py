@@ -28,6 +28,18 @@ _LN2 = math.log(2)
 Rows = slice | Tensor
 
 
+class Fixed(Protocol):
+    """Attention for a batch whose tensors stay where they are, so that a graph can hold it."""
+
+    def plan(self, queries: Sequence[Query]) -> bool:
+        """Prepares the next run; False if it cannot hold these."""
+        ...
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+        """As PlannedAttention, in `out` if that is given."""
+        ...
+
+
 class MakeWrapper(Protocol):
     """`flashinfer.BatchPrefillWithPagedKVCacheWrapper`, or what stands in for it."""
 
@@ -107,11 +119,21 @@ class FlashInferAttention:
         """Attention for one forward pass over these queries."""
         return PlannedAttention(self, queries)
 
-    def fixed(self, sequences: int, rows: int, slots: int, spare: int) -> FixedAttention:
+    def fixed(self, sequences: int, rows: int, slots: int, spare: int) -> Fixed:
         """Attention for up to `rows` tokens of up to `sequences`, that see up to `slots` slots, planned over and over.
 
-        What a smaller batch leaves unused is written to slot `spare`.
+        What a smaller batch leaves unused is written to slot `spare`, if anywhere. Single tokens have a kernel of our
+        own on Hopper.
         """
+        if rows == sequences and self.store.keys.is_cuda:
+            from workers.attention import decoding
+
+            if decoding.serves(self.store):
+                return decoding.Decoding(self.store, self.heads, sequences, slots)
+        return self.paged(sequences, rows, slots, spare)
+
+    def paged(self, sequences: int, rows: int, slots: int, spare: int) -> FixedAttention:
+        """The same by FlashInfer."""
         device = self.store.keys.device
         wrapper = self._make_wrapper(
             self._workspace,
@@ -279,15 +301,15 @@ class FixedAttention:
         self._targets.copy_(sent(targets, self._targets.device), non_blocking=True)
         return True
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As PlannedAttention, over all rows; those that no sequence has hold something finite."""
-        store_all(self._store, layer, self._targets, k, v)
-        return self.see(layer, q)
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+        """As PlannedAttention, over all rows, or the first of them; those that no sequence has hold something finite.
 
-    def see(self, layer: int, q: Tensor) -> Tensor:
-        """What queries see of that layer as it stands."""
-        queries = q.chunk(len(self._outs), dim=1)
-        outs = [self._planner.run(layer, group, part, self._outs[group]) for group, part in enumerate(queries)]
+        `out` may be where it is to go, if there is one group of heads.
+        """
+        store_all(self._store, layer, self._targets[..., : len(k)], k, v)
+        into = [each[: len(q)] for each in self._outs] if out is None else [out]
+        queries = q.chunk(len(into), dim=1)
+        outs = [self._planner.run(layer, group, part, into[group]) for group, part in enumerate(queries)]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
     def _plan(self, lengths: list[int], seen: list[int], table: Slots) -> None:

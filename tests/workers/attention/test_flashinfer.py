@@ -75,7 +75,7 @@ def attention(store: KVStore, device: str) -> FlashInferAttention:
     return FlashInferAttention(store, turn, HEADS, PagedReference if device == "cpu" else None)
 
 
-def captured(fixed: FixedAttention, rows: int, device: str, dim: int) -> Attend:
+def captured(fixed: Attend, rows: int, device: str, dim: int) -> Attend:
     """Its layers as graphs on a GPU, in which its first plan must be the last that it needs to know of."""
     if device == "cpu":
         return fixed
@@ -231,3 +231,17 @@ def test_half_precision_on_a_gpu_is_for_flashinfer() -> None:
     assert isinstance(attention_for(there, turn, HEADS), FlashInferAttention)
     full = KVStore(there.keys.float(), there.values.float(), there.bias)
     assert isinstance(attention_for(full, turn, HEADS), PlainAttention)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs Hopper"
+)
+def test_single_tokens_have_a_kernel_of_their_own_on_hopper() -> None:
+    from workers.attention.decoding import Decoding
+
+    _, there = pools(1, "cuda", 128)
+    _, divided = pools(2, "cuda", 128)
+    assert isinstance(attention(there, "cuda").fixed(4, 4, 256, spare=0), Decoding)
+    assert isinstance(attention(there, "cuda").fixed(4, 16, 256, spare=0), FixedAttention)
+    assert isinstance(attention(divided, "cuda").fixed(4, 4, 256, spare=0), FixedAttention)
