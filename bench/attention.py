@@ -23,7 +23,8 @@ from torch import Tensor
 
 from bench.random_model import QWEN25VL_7B
 from bench.timings import tell, timed
-from workers.attention.flashinfer import Fixed, FlashInferAttention
+from workers.attention.flashinfer import FlashInferAttention
+from workers.attention.mixed import Region
 from workers.core import FLOAT8, KVStore, Part, Query, Slots, narrowed
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def ours(name: str, store: KVStore, queries: tuple[Query, ...], plans: Sequence[
         yield f"    {name} {plan}", found[plan]
 
 
-def taken(fixed: Fixed, queries: tuple[Query, ...]) -> float:
+def taken(fixed: Region, queries: tuple[Query, ...]) -> float:
     """Microseconds a layer."""
     if not fixed.plan(queries):
         raise ValueError("these queries fit no graph")
@@ -180,7 +181,7 @@ def sequences(count: int, tokens: int, keys: int = KEYS, room: int = ROOM) -> tu
     return tuple(queries)
 
 
-def planned(attention: FlashInferAttention, queries: tuple[Query, ...]) -> Fixed:
+def planned(attention: FlashInferAttention, queries: tuple[Query, ...]) -> Region:
     """Attention as a graph holds it, for just these."""
     rows, slots = queries[-1].stop, len(queries) * 2 * ROOM
     fixed = attention.fixed(len(queries), rows, max(rows, slots), spare=0)

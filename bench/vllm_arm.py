@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import socket
 import subprocess
@@ -54,19 +55,21 @@ class VllmFailed(RuntimeError):
 
 def measured(place: VllmPlace, side: int, before: Details) -> Details:
     """What the best configuration does, these ones and those of `before` counted, and the ceilings of the others."""
+    found = {"configurations": [], **before}
     with _folder(place) as folder:
-        tries = [_tried(place, folder, CONFIGURATIONS[number], side) for number in place.configurations]
-    known = [before] if "ingest_fps" in before else []
-    best = max([*tries, *known], key=lambda each: float(each["ingest_fps"]))
-    seen = [*before.get("configurations", []), *(_ceiling(each) for each in tries)]
-    return {**before, **best, "configurations": seen}
+        for number in place.configurations:
+            tried = _tried(place, folder, CONFIGURATIONS[number], side, best=found.get("ingest_fps", 0.0))
+            found["configurations"] = [*found["configurations"], _ceiling(tried)]
+            if tried["ingest_fps"] > found.get("ingest_fps", 0.0):
+                found |= tried
+    return found
 
 
 def eight_bits(place: VllmPlace, side: int, before: Details) -> Details:
     """The ceiling of the best configuration with weights in eight bits."""
     options = tuple(before.get("options", CONFIGURATIONS[0]))
     with _folder(place) as folder:
-        return {**before, "fp8": _ceiling(_tried(place, folder, (*options, *EIGHT_BITS), side, whole=False))}
+        return {**before, "fp8": _ceiling(_tried(place, folder, (*options, *EIGHT_BITS), side))}
 
 
 def sessions(place: VllmPlace, before: Details) -> Details:
@@ -88,20 +91,21 @@ def _ceiling(tried: Details) -> Details:
     return {key: tried[key] for key in ("command", "ingest_fps")}
 
 
-def _tried(place: VllmPlace, folder: Path, options: tuple[str, ...], side: int, *, whole: bool = True) -> Details:
-    album = Album(Blocks(side), 1, place.requests * A_REQUEST + (1_200 if whole else 20), place.makers)
+def _tried(place: VllmPlace, folder: Path, options: tuple[str, ...], side: int, *, best: float = math.inf) -> Details:
+    """Its ceiling; if that is above the `best` of others, all else as well."""
+    album = Album(Blocks(side), 1, place.requests * A_REQUEST + (20 if math.isinf(best) else 1_200), place.makers)
     with _served(place, folder, options) as (url, command, version):
-        found = asyncio.run(_asked(url, album, place.requests, whole=whole))
+        found = asyncio.run(_asked(url, album, place.requests, best))
     return {"command": command, "options": list(options), "version": version, **found}
 
 
-async def _asked(url: str, album: Album, requests: int, *, whole: bool) -> Details:
+async def _asked(url: str, album: Album, requests: int, best: float) -> Details:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=300.0, limits=limits, trust_env=False) as http:
         asker = Asker(http, album)
         found: Details = {"ingest_fps": round(await asker.ingest(requests), 2)}
         print(found, flush=True)
-        if whole:
+        if found["ingest_fps"] > best:
             found["first_token_16_s"] = round(await asker.first_token(16), 3)
             found["first_token_64_s"] = round(await asker.first_token(64), 3)
             found["decode"] = {str(answers): await asker.decode(answers, 400) for answers in (1, 32)}

@@ -18,7 +18,7 @@ from bench.measures import ARMS, changed_blocks
 
 pytestmark = pytest.mark.e2e
 
-LOAD = ["seconds=0.2", "sessions=2", "pictures=2", "pictures_a_step=2", "answers=1", "decoding=[1,32]", "quiet=1"]
+LOAD = ["seconds=0.5", "sessions=2", "pictures=2", "pictures_a_step=2", "answers=1", "decoding=[1,32]", "quiet=1"]
 TINY = ["--shape", "tiny", "--side", "112", "--threads", "1", "--commit", "c", "--load", *LOAD, "makers=0", "looks=2"]
 
 

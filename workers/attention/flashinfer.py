@@ -18,26 +18,19 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
+from workers.attention.mixed import MixedAttention, Region
 from workers.attention.plain import attend, folded, write
 from workers.core import Fence, KVStore, Query, Slots, Turn, indexed, joined, of_plane, sent, staged
 
 _WORKSPACE_BYTES = 256 << 20
 _FEW = 64  # queries of one sequence
+_SINGLES = 128  # sequences of one token in a mixed pass
+_MIXED_ROWS = 4096  # of them
+_MIXED_ROWS_OLDER = 1088  # by the older kernel, whose parts then fill the workspace
+_SLOTS_EACH = 16_384
 _LN2 = math.log(2)
 
 Rows = slice | Tensor
-
-
-class Fixed(Protocol):
-    """Attention for a batch whose tensors stay where they are, so that a graph can hold it."""
-
-    def plan(self, queries: Sequence[Query]) -> bool:
-        """Prepares the next run; False if it cannot hold these."""
-        ...
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
-        """As PlannedAttention, in `out` if that is given."""
-        ...
 
 
 class MakeWrapper(Protocol):
@@ -114,12 +107,22 @@ class FlashInferAttention:
         # Small heads gain little from kernels that take minutes to build, and those read no 8-bit keys.
         self._many = "auto" if store.keys.shape[-1] >= 128 and store.wide is None else "fa2"
         self._planners: dict[tuple[bool, int], Planner] = {}
+        self._singles: dict[int, Region] = {}
+        self._others: Region | None = None
+        self._mixed_outs: Tensor | None = None
+
+    @property
+    def mixed_rows(self) -> int:
+        """The most rows that sequences of several tokens can have in a mixed pass."""
+        if self.store.keys.shape[1] > 1:
+            return 0
+        return _MIXED_ROWS if self._many == "auto" else _MIXED_ROWS_OLDER
 
     def plan(self, queries: tuple[Query, ...]) -> PlannedAttention:
         """Attention for one forward pass over these queries."""
         return PlannedAttention(self, queries)
 
-    def fixed(self, sequences: int, rows: int, slots: int, spare: int) -> Fixed:
+    def fixed(self, sequences: int, rows: int, slots: int, spare: int) -> Region:
         """Attention for up to `rows` tokens of up to `sequences`, that see up to `slots` slots, planned over and over.
 
         What a smaller batch leaves unused is written to slot `spare`, if anywhere. Single tokens have a kernel of our
@@ -145,6 +148,21 @@ class FlashInferAttention:
             backend="fa2" if rows <= max(sequences, _FEW) else self._many,
         )
         return FixedAttention(Planner(wrapper, self.store, self.heads), self, sequences, rows, slots, spare)
+
+    def mixed(self, singles: int, others: int, rows: int, spare: int) -> MixedAttention:
+        """Attention for up to `singles` (128) sequences of one token in the first rows, and `others` behind them.
+
+        Of these there are up to `rows` rows; both are the same each time: all share one plan for them, and one place
+        for what comes out, since one pass runs at a time.
+        """
+        if self._others is None:
+            self._others = self.fixed(others, rows, others * _SLOTS_EACH, spare)
+        if singles and singles not in self._singles:
+            self._singles[singles] = self.fixed(singles, singles, singles * _SLOTS_EACH, spare)
+        if self._mixed_outs is None:
+            shape = _SINGLES + rows, self.heads, self.store.keys.shape[-1]
+            self._mixed_outs = self.store.keys.new_zeros(shape, dtype=self.store.dtype)
+        return MixedAttention(self._singles.get(singles), singles, self._others, self._mixed_outs)
 
     def planner(self, few: bool, place: int) -> Planner:
         """The planner for the pass's `place`-th part of a kind."""
@@ -290,14 +308,18 @@ class FixedAttention:
 
         It can if they are few and short enough and see nothing but stored keys, in the same slots of every plane.
         """
-        if len(queries) > self._sequences or queries[-1].stop > self._rows or any(map(_apart, queries)):
+        lengths = [query.stop - query.start for query in queries]
+        if len(queries) > self._sequences or sum(lengths) > self._rows or any(map(_apart, queries)):
             return False
         seen, table = _stored(queries)
         if table.shape[-1] > self._slots or table.shape[:2] != (1, 1):
             return False
-        self._plan([query.stop - query.start for query in queries], seen, table)
+        if queries:
+            self._plan(lengths, seen, table)
+        else:
+            self._plan([1], [1], np.full((1, 1, 1), self._spare, dtype=np.int32))
         targets = np.full((1, 1, self._rows), self._spare)
-        targets[:, :, : queries[-1].stop] = joined([query.slots for query in queries])
+        targets[:, :, : sum(lengths)] = joined([query.slots for query in queries])
         self._targets.copy_(sent(targets, self._targets.device), non_blocking=True)
         return True
 

@@ -64,20 +64,29 @@ class Runner:
     @torch.inference_mode()
     def run(self, works: Sequence[Work]) -> Tensor:
         """Writes all works' keys and values; logits [wanted works, vocabulary], in their order, until the next run."""
-        stops = np.cumsum([len(work.tokens) for work in works])
+        counts = np.array([len(work.tokens) for work in works])
+        singles = int((counts == 1).sum())
+        stops = _stops(counts, singles)
+        queries = _queries(works, stops)
+        graph = None if self._graphs is None else self._graphs.ready(queries, self._levels(works))
+        if graph is not None:
+            stops = _stops(counts, graph.others_from(singles))
         embeds, deepstack = self._embeds(self._tokens(works, stops), works, stops)
-        positions = sent(np.concatenate([work.positions for work in works], axis=1), self._device)
-        queries, wanted = _queries(works, stops), self._wanted(works, stops)
-        levels = 0 if deepstack is None else deepstack.features.shape[-1] // embeds.shape[-1]
-        graph = None if self._graphs is None else self._graphs.ready(queries, levels)
+        positions = sent(_rows([work.positions for work in works], stops), self._device)
+        wanted = self._wanted(works, stops)
         if graph is not None:
             return graph.run(embeds, positions, wanted, deepstack)
         attend, rotation = self._attention.plan(queries), self._decoder.rope.rotation(positions)
         return self._decoder.logits(self._decoder(embeds, rotation, attend, wanted, deepstack))
 
+    def _levels(self, works: Sequence[Work]) -> int:
+        """Of features that the layers add, in a pass over these."""
+        hidden = self._decoder.embed_tokens.weight.shape[1]
+        return max((work.features.shape[-1] // hidden - 1 for work in works if work.features is not None), default=0)
+
     def _tokens(self, works: Sequence[Work], stops: NDArray[np.int64]) -> Tensor:
         """Token ids [n], those that the host does not know taken from where they were drawn."""
-        tokens = sent(np.concatenate([work.tokens for work in works]), self._device)
+        tokens = sent(_rows([work.tokens for work in works], stops), self._device)
         unread = [(stop - 1, work.following) for stop, work in zip(stops, works, strict=True) if work.following]
         for drawn in dict.fromkeys(following.drawn for _, following in unread):
             places = [(row, following.row) for row, following in unread if following.drawn is drawn]
@@ -90,7 +99,7 @@ class Runner:
         last = [int(stop) - 1 for stop, work in zip(stops, works, strict=True) if work.wanted]
         if not last:
             return slice(0, 0)
-        return None if len(last) == stops[-1] else sent(np.array(last, dtype=np.int64), self._device)
+        return None if len(last) == stops.max() else sent(np.array(last, dtype=np.int64), self._device)
 
     def _embeds(
         self, tokens: Tensor, works: Sequence[Work], stops: NDArray[np.int64]
@@ -103,8 +112,25 @@ class Runner:
         return placed(embeds, sent(rows, self._device), torch.cat([features for features, _ in seen]))
 
 
+def _stops(counts: NDArray[np.int64], others_from: int) -> NDArray[np.int64]:
+    """Where the rows of sequences with so many new tokens end: those of one token come first, in order, and the others
+    from row `others_from` on."""
+    alone = counts == 1
+    return np.where(alone, np.cumsum(alone), others_from + np.cumsum(np.where(alone, 0, counts)))
+
+
+def _rows(parts: Sequence[NDArray[np.int64]], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Parts [..., n] as one array [..., rows], each where it `stops`; rows of nobody are zero."""
+    rows = np.zeros((*parts[0].shape[:-1], int(stops.max())), dtype=np.int64)
+    for part, stop in zip(parts, stops.tolist(), strict=True):
+        rows[..., stop - part.shape[-1] : stop] = part
+    return rows
+
+
 def _queries(works: Sequence[Work], stops: NDArray[np.int64]) -> tuple[Query, ...]:
-    return tuple(
-        Query(int(stop) - len(work.tokens), int(stop), work.positions, work.slots, work.parts, work.wanted)
-        for work, stop in zip(works, stops, strict=True)
-    )
+    """In the order of their rows."""
+    queries = [
+        Query(stop - len(work.tokens), stop, work.positions, work.slots, work.parts, work.wanted)
+        for work, stop in zip(works, stops.tolist(), strict=True)
+    ]
+    return tuple(sorted(queries, key=lambda query: query.start))

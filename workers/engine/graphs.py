@@ -1,7 +1,7 @@
 """Passes through the decoder as CUDA graphs: one for each size, each launched as a whole.
 
-Launched one by one, its some 400 kernels cost the host more time than a frame or a question costs the device. Large
-passes go without: there the host is ahead of the device.
+Launched one by one, its some 400 kernels cost the host 15 to 30 ms: more than a frame or a question costs the device,
+and more than there is where the host also has dozens of sessions to lead.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ _ROWS = (16, 32, 64, 128, 192)
 _OPENING = 16  # tokens of text that come with a frame, at most
 _SEQUENCES = 8
 _SLOTS_EACH = 16_384
+_BESIDE = (8, 32, 64)  # single tokens in a pass with others
+_SHORT = 64  # rows of the others, at least
+_FRAMES = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)  # of so many frames, of which each opens with some text
+_TEXT = 8
+_OTHERS = 24  # sequences of several tokens in a mixed pass
+_MIXED_FROM = 2  # single tokens: what attends to frames takes half a millisecond for each of the 7B's
 
 
 class FixedAttend(Attend, Protocol):
@@ -35,25 +41,38 @@ class FixedAttend(Attend, Protocol):
 class Capturable(Protocol):
     """Attention that offers it."""
 
+    @property
+    def mixed_rows(self) -> int:
+        """The most rows of sequences of several tokens in a mixed pass; 0: there are to be no such passes."""
+        ...
+
     def fixed(self, sequences: int, rows: int, slots: int, spare: int) -> FixedAttend:
         """For up to `rows` tokens of `sequences` that see `slots` slots in all; slot `spare` is nobody's."""
+        ...
+
+    def mixed(self, singles: int, others: int, rows: int, spare: int) -> FixedAttend:
+        """For up to `singles` sequences of one token, and up to `rows` rows of `others` behind them; the last two are
+        the same each time."""
         ...
 
 
 class Size(NamedTuple):
     """What a graph has room for: tokens, sequences, and tokens whose logits are wanted, None standing for all.
 
-    `levels`: of features that the layers add (Deepstack).
+    `levels`: of features that the layers add (Deepstack). `singles`: rows in front that are for single tokens alone,
+    None in a pass that does not tell them apart.
     """
 
     rows: int
     sequences: int
     wanted: int | None
     levels: int = 0
+    singles: int | None = None
 
 
 class Graphs:
-    """Single tokens of up to 128 sequences, and up to two frames, or as many tokens of text, of up to 8.
+    """Single tokens of up to 128 sequences; up to two frames, or as many tokens of text, of up to 8; and mixed passes:
+    up to 64 single tokens and eight frames, or what is left of more of them.
 
     A pass runs in the smallest graph that holds it.
     """
@@ -65,6 +84,12 @@ class Graphs:
         whole = frame + _OPENING
         rows = (*(rows for rows in _ROWS if rows < 2 * whole), whole, 3 * whole // 2, 2 * whole)
         self._rows = tuple(sorted(set(rows)))
+        mixed = (_SHORT, *(int(frames * (frame + _TEXT)) + _TEXT for frames in _FRAMES))
+        self._mixed = tuple(sorted({rows for rows in mixed if rows <= attention.mixed_rows}))
+        self._most_mixed = self._mixed[-1] if self._mixed else 0
+        self._inputs = Inputs(
+            max(BATCHES[-1], self._rows[-1], _BESIDE[-1] + self._most_mixed), decoder.embed_tokens.weight
+        )
         self._graphs: dict[Size, PassGraph] = {}
 
     def warm(self) -> None:
@@ -74,6 +99,11 @@ class Graphs:
         for rows in self._rows:
             self._graph(Size(rows, _SEQUENCES, _SEQUENCES))
             self._graph(Size(rows, _SEQUENCES, 0, self._levels))
+        for rows in self._mixed:
+            for singles in _BESIDE:
+                self._graph(self._mixed_size(singles, rows))
+            if rows > self._rows[-1]:
+                self._graph(self._mixed_size(0, rows))
 
     def ready(self, queries: Sequence[Query], levels: int = 0) -> PassGraph | None:
         """The graph for these, planned; None if none holds them. `levels`: of what the layers add to them."""
@@ -87,29 +117,52 @@ class Graphs:
         count, rows = len(queries), queries[-1].stop
         wanted = sum(query.wanted for query in queries)
         if wanted == rows <= BATCHES[-1]:
-            batch = next(batch for batch in BATCHES if batch >= count)
-            return Size(batch, batch, None, levels)
-        if count > _SEQUENCES or rows > self._rows[-1]:
+            return Size(*2 * (_enough(BATCHES, count),), None, levels)
+        singles, small = singles_of(queries), count <= _SEQUENCES and rows <= self._rows[-1]
+        mixed = None if small and singles < _MIXED_FROM else self._mixed_for(singles, count, rows, wanted)
+        if mixed is None and small:
+            return Size(_enough(self._rows, rows), _SEQUENCES, _SEQUENCES if wanted else 0, levels)
+        return mixed
+
+    def _mixed_for(self, singles: int, count: int, rows: int, wanted: int) -> Size | None:
+        """For so many single tokens of `count` sequences with so many `rows` in all; None if there is none."""
+        first = next((first for first in (0, *_BESIDE) if first >= singles and _wanted_in(first) >= wanted), None)
+        others = next((others for others in self._mixed if others >= rows - singles), None)
+        if first is None or others is None or not singles < count <= singles + _OTHERS:
             return None
-        return Size(next(size for size in self._rows if size >= rows), _SEQUENCES, _SEQUENCES if wanted else 0, levels)
+        return self._mixed_size(first, others)
+
+    def _mixed_size(self, singles: int, rows: int) -> Size:
+        """With room for so many single tokens and rows of others; only among single tokens are some wanted."""
+        return Size(singles + rows, singles + _OTHERS, _wanted_in(singles), self._levels, singles)
 
     def _graph(self, size: Size) -> PassGraph:
         if size not in self._graphs:
-            slots = size.sequences * _SLOTS_EACH
-            attend = self._attention.fixed(size.sequences, size.rows, slots, self._spare)
-            self._graphs[size] = PassGraph(self._decoder, attend, size, self._memory)
+            if size.singles is None:
+                attend = self._attention.fixed(size.sequences, size.rows, size.sequences * _SLOTS_EACH, self._spare)
+            else:
+                attend = self._attention.mixed(size.singles, _OTHERS, self._most_mixed, self._spare)
+            self._graphs[size] = PassGraph(self._decoder, attend, size, self._inputs, self._memory)
         return self._graphs[size]
+
+
+class Inputs:
+    """What passes are given, in the first of so many rows: one pass runs at a time. All of it is finite."""
+
+    def __init__(self, rows: int, weight: Tensor) -> None:
+        """`weight`: the embeddings."""
+        self.embeds = torch.zeros(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        self.positions = torch.zeros(3, rows, dtype=torch.int64, device=weight.device)
 
 
 class PassGraph:
     """The graph for one size of pass; what is left over of it writes to the spare slot, and nobody reads it."""
 
-    def __init__(self, decoder: Decoder, attend: FixedAttend, size: Size, memory: Memory) -> None:
+    def __init__(self, decoder: Decoder, attend: FixedAttend, size: Size, inputs: Inputs, memory: Memory) -> None:
         weight = decoder.embed_tokens.weight
         hidden, device = weight.shape[1], weight.device
-        self.attend = attend
-        self._embeds = torch.zeros(size.rows, hidden, dtype=weight.dtype, device=device)
-        self._positions = torch.zeros(3, size.rows, dtype=torch.int64, device=device)
+        self.attend, self._singles = attend, size.singles
+        self._embeds, self._positions = inputs.embeds[: size.rows], inputs.positions[:, : size.rows]
         self._wanted: Tensor | slice | None = None
         if size.wanted is not None:
             none = torch.zeros(size.wanted, dtype=torch.int64, device=device)
@@ -126,6 +179,10 @@ class PassGraph:
         with torch.inference_mode():
             self._captured = Captured(compute, device, memory)
 
+    def others_from(self, singles: int) -> int:
+        """The row at which sequences of several tokens begin, behind so many of one token."""
+        return singles if self._singles is None else self._singles
+
     def run(
         self, embeds: Tensor, positions: Tensor, wanted: Tensor | slice | None, deepstack: Deepstack | None
     ) -> Tensor:
@@ -139,6 +196,23 @@ class PassGraph:
         if isinstance(wanted, Tensor) and isinstance(self._wanted, Tensor):
             count = len(wanted)
             self._wanted[:count].copy_(wanted)
-        if self._deepstack is not None and deepstack is not None:
-            self._deepstack.features.zero_().index_copy_(0, deepstack.rows, deepstack.features)
+        if self._deepstack is not None:
+            self._deepstack.features.zero_()
+            if deepstack is not None:
+                self._deepstack.features.index_copy_(0, deepstack.rows, deepstack.features)
         return self._captured.replay()[:count]
+
+
+def singles_of(queries: Sequence[Query]) -> int:
+    """How many of a pass's queries, which come first, are of one token."""
+    return sum([query.stop - query.start == 1 for query in queries])
+
+
+def _wanted_in(singles: int) -> int:
+    """How many rows of a mixed pass with room for so many single tokens can be wanted."""
+    return singles + _SEQUENCES if singles else 0
+
+
+def _enough(sizes: Sequence[int], count: int) -> int:
+    """The first of rising sizes that is no less."""
+    return next(size for size in sizes if size >= count)

@@ -61,8 +61,8 @@ class PagedReference:
     ) -> Tensor | tuple[Tensor, Tensor]:
         keys, values = paged_kv_cache
         assert keys.shape[1:] == values.shape[1:] == (1, self._kv_heads, self._dim)
-        all_rows = self._starts[-1] if self._fixed is None else self._rows
-        assert q.shape == out.shape == (all_rows, self._heads, self._dim)
+        assert q.shape == out.shape == (len(q), self._heads, self._dim)
+        assert len(q) == self._starts[-1] if self._fixed is None else self._starts[-1] <= len(q) <= self._rows
         assert q.dtype == out.dtype == self._dtype
         assert keys.dtype == values.dtype == self._stored
         assert out.is_contiguous()

@@ -33,12 +33,14 @@ if TRITON:
     from workers.attention import decoding
     from workers.attention.decoding import Decoding, Plan
 
+    # Few that differ in more than numbers: each of those is compiled.
+    ONE_WARP, FOUR_WARPS = Plan(32, 1, 7, 7, 1, 32), Plan(64, 4, 5, 5, 1, 128)
     PLANS = [
-        pytest.param(Plan(32, 1, 5, 1, 1, 0), id="one program"),
-        pytest.param(Plan(32, 1, 7, 7, 1, 32), id="tiles in parts"),
-        pytest.param(Plan(64, 4, 5, 5, 1, 128), id="four warps"),
-        pytest.param(Plan(16, 2, 3, 150, 1, 64), id="more programs than blocks"),
-        pytest.param(Plan(16, 1, 3, 150, 4, 64), id="fewer programs than there are"),
+        pytest.param(replace(ONE_WARP, programs=1), id="one program"),
+        pytest.param(ONE_WARP, id="tiles in parts"),
+        pytest.param(replace(ONE_WARP, programs=150), id="more programs than blocks"),
+        pytest.param(replace(ONE_WARP, programs=150, least=4), id="fewer programs than there are"),
+        pytest.param(FOUR_WARPS, id="four warps"),
     ]
 else:
     PLANS = []
@@ -61,20 +63,18 @@ class Shape:
     eight: bool = False
 
 
-SHAPES = [
-    pytest.param(Shape(28, 4, 128), id="7B"),
+SHAPES = [pytest.param(Shape(28, 4, 128), id="7B"), pytest.param(Shape(28, 4, 128, eight=True), id="7B, eight bits")]
+OTHERS = [
     pytest.param(Shape(4, 4, 64), id="each its own"),
     pytest.param(Shape(17, 1, 32), id="more than a tile's rows"),
-    pytest.param(Shape(28, 4, 128, eight=True), id="eight bits"),
     pytest.param(Shape(6, 2, 64, eight=True), id="small, eight bits"),
 ]
 WIDE = Shape(14, 2, 128)
 
 
-@pytest.fixture(autouse=True, params=[False, True] if not INTERPRETED else [False], ids=lambda on: f"chained={on}")
-def _chained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
     torch.manual_seed(0)
-    monkeypatch.setattr(launches, "CHAINED", request.param)
     with torch.inference_mode():
         yield
 
@@ -158,19 +158,25 @@ def test_outputs_are_near_those_in_float64_and_always_the_same(
     store, queries = pool(shape), answers(counts)
     q, k, v = tokens(len(counts), shape)
     expected, before = exact(store, 1, queries, q, k, v), bits(store)
-    decoding_ = Decoding(store, shape.heads, len(counts), ROOM, plan)
-    assert decoding_.plan(queries)
-    outs = [decoding_(1, q, k, v).clone() for _ in range(2 if INTERPRETED else 5)]
+    fixed = Decoding(store, shape.heads, len(counts), ROOM, plan)
+    assert fixed.plan(queries)
+    outs = [fixed(1, q, k, v).clone() for _ in range(2 if INTERPRETED else 5)]
     near(outs[0], expected, eight=shape.eight)
     assert all(torch.equal(out, outs[0]) for out in outs)
     written(store, before, 1, queries, k, v)
+
+
+@pytest.mark.parametrize("counts", BATCHES)
+@pytest.mark.parametrize("shape", OTHERS)
+def test_heads_may_be_others(counts: tuple[int, ...], shape: Shape) -> None:
+    test_outputs_are_near_those_in_float64_and_always_the_same(ONE_WARP, counts, shape)
 
 
 @pytest.mark.parametrize("eight", [False, True])
 def test_fewer_sequences_leave_the_rest_alone_from_one_plan_to_the_next(eight: bool) -> None:
     shape = replace(WIDE, eight=eight)
     store = pool(shape)
-    fixed = Decoding(store, shape.heads, 9, ROOM, Plan(32, 1, 5, 11, 2, 32))
+    fixed = Decoding(store, shape.heads, 9, ROOM, replace(ONE_WARP, programs=11, least=2))
     for seed, counts in enumerate(((40, 3, 900), (5,), (), (0, 100, 7, 300, 2, 64, 0, 33, 1), (33, 0))):
         queries, (q, k, v) = answers(counts, parts=1 + seed, seed=seed), tokens(9, shape)
         before = bits(store)
@@ -199,9 +205,13 @@ def test_keys_beyond_eight_bits_become_the_end_of_them() -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="graphs are of a GPU")
-def test_layers_in_a_graph_give_the_same_each_time_and_follow_their_plan() -> None:
+@pytest.mark.parametrize("chained", [False, True])
+def test_layers_in_a_graph_give_the_same_each_time_and_follow_their_plan(
+    chained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launches, "CHAINED", chained)
     store = pool(WIDE)
-    fixed = Decoding(store, WIDE.heads, 8, ROOM, Plan(32, 1, 5, 300, 1, 32))
+    fixed = Decoding(store, WIDE.heads, 8, ROOM, replace(ONE_WARP, programs=300))
     given = tokens(8, WIDE)
 
     def layers() -> Tensor:

@@ -6,6 +6,8 @@ On a GPU with FlashInfer's kernels, in bfloat16; without one with a stand-in tha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -189,6 +191,43 @@ def test_fixed_passes_equal_the_reference_from_one_plan_to_the_next(
             close(out[:rows], theirs)
             assert torch.isfinite(out).all()
         same_bits(there, here, stop=-1)
+
+
+@STORED
+@torch.inference_mode()
+def test_mixed_passes_equal_the_reference_from_one_plan_to_the_next(device: str, dim: int, eight: bool) -> None:
+    """Single tokens, and frames and questions behind a gap, in graphs of two sizes that share what they are planned by.
+
+    The second pass has no single tokens, the last no more than one sequence.
+    """
+    here, there = pools(1, device, dim, eight=eight)
+    ours, spare, more = attention(there, device), PAGE * PAGES - 1, batch(1, apart=False)
+    singles, others = [more[0], more[1], more[4]], [more[2], more[3]]
+    passes = {first: ours.mixed(first, 4, 96, spare) for first in (4, 8)}
+    runs = {first: captured(attend, first + 96 - first // 2, device, dim) for first, attend in passes.items()}
+    for first, queries in ((4, [*singles, *others]), (8, others), (8, [*singles[:2], others[0]]), (4, others[1:])):
+        packed = follow_each_other(queries)
+        assert passes[first].plan(packed)
+        alone = sum(query.stop - query.start == 1 for query in packed)
+        rows = torch.arange(packed[-1].stop)
+        rows[alone:] += first - alone
+        q, k, v = inputs(first + 96 - first // 2, dim)
+        for layer in range(LAYERS):
+            out = runs[first](layer, *(placed(x, device) for x in (q, k, v)))
+            close(out[rows.to(out.device)], PlainAttention(here, turn).plan(packed)(layer, q[rows], k[rows], v[rows]))
+            assert torch.isfinite(out).all()
+        same_bits(there, here, stop=-1)
+    assert not passes[4].plan(follow_each_other([*more[:1] * 5, *others]))  # five single tokens
+    assert not passes[8].plan(batch(1, apart=True))
+
+
+def follow_each_other(queries: Sequence[Query]) -> tuple[Query, ...]:
+    """The same in rows that begin with 0."""
+    stops = np.cumsum([query.stop - query.start for query in queries]).tolist()
+    return tuple(
+        replace(query, start=stop - (query.stop - query.start), stop=stop)
+        for query, stop in zip(queries, stops, strict=True)
+    )
 
 
 def test_a_graph_is_not_planned_for_what_it_cannot_hold() -> None:

@@ -96,6 +96,31 @@ def test_graphs_change_nothing(there: Checkpoint) -> None:
         np.testing.assert_allclose(ours, theirs, atol=0.05, rtol=0.05)
 
 
+def test_answers_and_frames_of_many_sessions_share_a_graph(there: Checkpoint) -> None:
+    """Twelve answers beside three frames, and questions that come in between; then frames alone."""
+    answers = []
+    for make in ({}, {"make_attention": partial(Uncaptured, HEADS)}):
+        r = rig(there, **make)
+        for n in range(3):
+            r.open(str(n), budget_tokens=512)
+        for n in range(12):
+            r.ask(f"{n}", str(n % 3), wait_until=-1.0, text=f"{n}: what is on the table?", max_tokens=24)
+        for t_ms in range(0, 12_000, 1000):
+            for n in range(3):
+                r.push(t_ms, str(n), seed=t_ms + n)
+            r.run(steps=2)
+            if t_ms == 4000:
+                r.ask("late", "1", wait_until=-1.0, max_tokens=4)
+        r.run()
+        answers.append([r.answer(name) for name in (*map(str, range(12)), "late")])
+        if r.engine._graphs is not None:
+            sizes = [size for size in r.engine._graphs._graphs if size.singles is not None]
+            assert {size.singles for size in sizes} >= {0, 32}, sizes
+            assert len({size.rows for size in sizes}) > 2
+    assert answers[0] == answers[1]
+    assert all(answers[0])
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_being_ahead_changes_nothing(there: Checkpoint, temperature: float) -> None:
     """The last token of an answer is known a step late: what was computed after it is forgotten."""

@@ -1,0 +1,45 @@
+"""Attention for passes of single tokens beside longer sequences, by the kernel that suits each, for graphs to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from workers.core import Query
+
+
+class Region(Protocol):
+    """Attention for some rows of a pass, planned anew before each run."""
+
+    def plan(self, queries: Sequence[Query]) -> bool:
+        """Prepares the next run, of which there may be none; False if it cannot hold these."""
+        ...
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor | None = None) -> Tensor:
+        """As workers.core.Attend, for these rows alone; into `out` if that is given."""
+        ...
+
+
+class MixedAttention:
+    """Single tokens in the `first` rows, whatever is longer behind them."""
+
+    def __init__(self, singles: Region | None, first: int, others: Region, out: Tensor) -> None:
+        """`out` [rows, heads, dim]: holds something finite, and is whoever's turn it is to run."""
+        self._singles, self._first, self._others, self._out = singles, first, others, out
+
+    def plan(self, queries: Sequence[Query]) -> bool:
+        """Prepares the next run over these, single tokens before others; False if it cannot hold them."""
+        singles = sum([query.stop - query.start == 1 for query in queries])
+        if not self._others.plan(queries[singles:]):
+            return False
+        return self._singles.plan(queries[:singles]) if self._singles is not None else not singles
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As workers.core.Attend, over all rows; those that no sequence has hold something finite."""
+        first, out = self._first, self._out[: len(q)]
+        if self._singles is not None:
+            self._singles(layer, q[:first], k[:first], v[:first], out[:first])
+        self._others(layer, q[first:], k[first:], v[first:], out[first:])
+        return out
