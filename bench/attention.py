@@ -37,7 +37,7 @@ ROOM = KEYS + 272  # slots of a session
 SINGLES = (1, 8, 16, 32, 64)  # sequences of one token
 OTHERS = ((1, 16), (1, 32), (1, 260), (2, 260), (8, 260))  # sequences, tokens each
 COMPILERS = 14
-PROCESSORS, SHARED_BYTES, MOST_ON_ONE, QUERY_BYTES = 132, 226 << 10, 8, 7 << 10
+PROCESSORS, SHARED_BYTES, WARPS_ON_ONE, QUERY_BYTES = 132, 226 << 10, 8, 7 << 10  # 8 warps' registers
 BEST = 2  # plans tried with other numbers
 LEAST = (1, 2, 4, 8, 16)
 TILES = (  # keys, warps, stages, keys asked for early
@@ -120,7 +120,7 @@ def prove(wanted: tuple[tuple[int, int, int, int], bool]) -> Proof:
 
     (keys, warps, stages, early), eight = wanted
     size = QUERY_BYTES + (stages - 1) // 2 * keys * 2 * TEXT.head_dim * (1 if eight else 2)
-    plan = Plan(keys, warps, stages, PROCESSORS * min(SHARED_BYTES // size, MOST_ON_ONE), least=4, early=early)
+    plan = Plan(keys, warps, stages, PROCESSORS * min(SHARED_BYTES // size, WARPS_ON_ONE // warps), least=4, early=early)
     torch.manual_seed(0)
     store = memory(5 * 720)
     store = eight_bits(store) if eight else store
