@@ -120,7 +120,8 @@ def prove(wanted: tuple[tuple[int, int, int, int], bool]) -> Proof:
 
     (keys, warps, stages, early), eight = wanted
     size = QUERY_BYTES + (stages - 1) // 2 * keys * 2 * TEXT.head_dim * (1 if eight else 2)
-    plan = Plan(keys, warps, stages, PROCESSORS * min(SHARED_BYTES // size, WARPS_ON_ONE // warps), least=4, early=early)
+    room = min(SHARED_BYTES // size, WARPS_ON_ONE // warps)
+    plan = Plan(keys, warps, stages, PROCESSORS * room, least=4, early=early)
     torch.manual_seed(0)
     store = memory(5 * 720)
     store = eight_bits(store) if eight else store
