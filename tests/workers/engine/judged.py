@@ -23,13 +23,8 @@ from workers.memory.trunk import Trunk
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 from workers.models.hub import resolve
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-    ),
-]
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 # As many query heads to each KV head, and as wide, as in Qwen2.5-VL-7B.
 SHAPE = {
     "hidden_size": 1792,
@@ -74,11 +69,11 @@ def paged(heads: int) -> Callable[[KVStore, Turn], Attention]:
     return lambda store, turn: FlashInferAttention(store, turn, heads, None if store.keys.is_cuda else PagedReference)
 
 
-def rig(checkpoint: Checkpoint, *, as_on_card: bool = True, **make: Any) -> Rig:
-    """An engine of two head groups; `as_on_card`: with the attention and the pace that it has on a GPU."""
+def rig(checkpoint: Checkpoint, *, as_on_card: bool = True, groups: int = 2, **make: Any) -> Rig:
+    """An engine of so many head groups; `as_on_card`: with the attention and the pace that it has on a GPU."""
     if as_on_card:
         make = {"make_attention": paged(checkpoint.config.text.heads), "ahead": True, **make}
-    settings = EngineSettings(pool_tokens=6_144, step_tokens=512, step_pictures=8, head_groups=2, check_books=True)
+    settings = EngineSettings(pool_tokens=6_144, step_tokens=512, step_pictures=8, head_groups=groups, check_books=True)
     return Rig(checkpoint, settings, make)
 
 

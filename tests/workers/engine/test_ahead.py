@@ -87,7 +87,9 @@ def test_logits_are_those_of_the_reference(folder: Path, there: Checkpoint, monk
     assert (ours - expected).abs().max() < (0.05 if half else 1e-4) * expected.abs().max()
 
 
+@pytest.mark.parametrize("there", ["cpu"], indirect=True)
 def test_graphs_change_nothing(there: Checkpoint) -> None:
+    """On a GPU kernels differ with them, and what they round: test_replay says by how much."""
     captured, plain = rig(there), rig(there, make_attention=partial(Uncaptured, HEADS))
     assert captured.engine._graphs is not None
     assert plain.engine._graphs is None
@@ -117,8 +119,9 @@ def test_answers_and_frames_of_many_sessions_share_a_graph(there: Checkpoint) ->
             sizes = [size for size in r.engine._graphs._graphs if size.singles is not None]
             assert {size.singles for size in sizes} >= {0, 32}, sizes
             assert len({size.rows for size in sizes}) > 2
-    assert answers[0] == answers[1]
     assert all(answers[0])
+    if not there.model.decoder.embed_tokens.weight.is_cuda:  # where kernels differ with graphs, and what they round
+        assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

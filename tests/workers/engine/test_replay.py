@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.workers.engine.judged import DEVICES, Judged, mini, paged, rig, shaped
+from tests.workers.engine.judged import CUDA, Judged, mini, paged, rig, shaped
 from tests.workers.engine.rig import Rig
 from workers.core import Attend, Attention, Query
 from workers.engine.batch import Runner, Work
@@ -23,6 +23,9 @@ from workers.memory.pool import NO_TOKEN
 pytestmark = pytest.mark.parity
 
 NAMES = ("a", "b")
+CPU = ("cpu", 2)
+# Head groups: single tokens over one have a kernel of their own on Hopper.
+PLACES = [CPU, *(pytest.param(("cuda", groups), marks=CUDA) for groups in (2, 1))]
 Memory = Mapping[str, NDArray[np.float32]]
 
 
@@ -41,12 +44,12 @@ def model(request: pytest.FixtureRequest, tiny_qwen25vl: Callable[..., Any]) -> 
     return mini() if request.param == "mini" else shaped(tiny_qwen25vl)
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+@pytest.fixture(scope="module", params=PLACES, ids=lambda place: "{}, {} groups".format(*place))
 def recorded(request: pytest.FixtureRequest, model: Judged) -> tuple[Rig, Recorder]:
     """Two full sessions with questions, greedy and not, beside their streams; on record from the middle on."""
-    recorder = Recorder()
-    half = torch.bfloat16 if request.param == "cuda" else torch.float32
-    r = rig(model.opened(request.param, half), watch=recorder)
+    recorder, (device, groups) = Recorder(), request.param
+    half = torch.bfloat16 if device == "cuda" else torch.float32
+    r = rig(model.opened(device, half), groups=groups, watch=recorder)
     for name in NAMES:
         r.open(name, policy="infinipot", budget_tokens=model.budget, complete=True)
     half_full = model.frames // 2
@@ -128,7 +131,7 @@ def test_a_plan_gives_the_same_without_graphs(recorded: tuple[Rig, Recorder]) ->
         np.testing.assert_allclose(plane, expected[name], atol=off, rtol=off, err_msg=name)
 
 
-@pytest.mark.parametrize("recorded", ["cpu"], indirect=True)
+@pytest.mark.parametrize("recorded", [CPU], indirect=True)
 def test_another_plan_gives_other_pages(recorded: tuple[Rig, Recorder]) -> None:
     """One token of one row a position further: the comparison above would notice."""
     r, recorder = recorded
@@ -145,7 +148,7 @@ def test_another_plan_gives_other_pages(recorded: tuple[Rig, Recorder]) -> None:
     assert any((plane != pages[name]).any() for name, plane in memory(r).items())
 
 
-@pytest.mark.parametrize("recorded", ["cpu"], indirect=True)
+@pytest.mark.parametrize("recorded", [CPU], indirect=True)
 def test_a_record_can_be_read(recorded: tuple[Rig, Recorder]) -> None:
     r, recorder = recorded
     told = json.loads(json.dumps(recorder.told()))
