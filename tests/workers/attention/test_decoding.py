@@ -117,14 +117,13 @@ def exact(store: KVStore, layer: int, queries: Sequence[Query], q: Tensor, k: Te
     """What the queries see, in float64."""
     outs = []
     for query, mine, key, value in zip(queries, q.double(), k, v, strict=False):
-        slots = torch.from_numpy(np.concatenate([part.slots[0, 0] for part in query.parts] or [np.zeros(0)])).long()
-        planes = ((store.keys, key), (store.values, value))
-        slots = slots.to(DEVICE)
+        seen = np.concatenate([part.slots[0, 0] for part in query.parts] or [np.zeros(0)])
+        slots = torch.from_numpy(seen).long().to(DEVICE)
         keys, values = (
-            torch.cat([stored.view(plane.dtype).double(), narrowed(new, plane.dtype).double()[None]])
-            for plane, new, stored in (
-                (store.keys, key, indexed(store.keys)[layer, 0, slots]),
-                (store.values, value, indexed(store.values)[layer, 0, slots]),
+            torch.cat([kept[layer, 0, slots].view(new.dtype).double(), new.double()[None]])
+            for kept, new in (
+                (indexed(store.keys), narrowed(key, store.keys.dtype)),
+                (indexed(store.values), narrowed(value, store.values.dtype)),
             )
         )
         keys, values = (x.repeat_interleave(len(mine) // len(key), dim=1) for x in (keys, values))
