@@ -52,8 +52,8 @@ class Plan:
 
 # How an H100 reads fastest for up to so many sequences, in sixteen bits and in eight.
 PLANS = (
-    (4, Plan(64, 4, 7, 264, least=2, early=64), Plan(64, 4, 7, 264, least=2, early=64)),
-    (sys.maxsize, Plan(32, 1, 7, 528, least=8, early=32), Plan(64, 2, 7, 528, least=4, early=64)),
+    (4, Plan(32, 1, 5, 660, least=8, early=32), Plan(32, 1, 7, 924, least=4, early=0)),
+    (sys.maxsize, Plan(32, 1, 7, 528, least=8, early=32), Plan(32, 1, 5, 1056, least=4, early=32)),
 )
 
 
@@ -82,6 +82,9 @@ class Decoding:
         self._arrived = torch.zeros(sequences * kv_heads, dtype=torch.int32, device=device)
         # Zeros, not whatever was there: rows that no sequence has must still hold finite values.
         self._out = torch.zeros(sequences, heads, dim, dtype=store.dtype, device=device)
+
+    def begin(self, rows: int) -> None:
+        """As Region.begin: nothing has to be known of it beforehand."""
 
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run; False if it cannot hold these.

@@ -149,20 +149,22 @@ class FlashInferAttention:
         )
         return FixedAttention(Planner(wrapper, self.store, self.heads), self, sequences, rows, slots, spare)
 
-    def mixed(self, singles: int, others: int, rows: int, spare: int) -> MixedAttention:
-        """Attention for up to `singles` (128) sequences of one token in the first rows, and `others` behind them.
+    def mixed(self, singles: int, rows: int, others: int, most: int, spare: int) -> MixedAttention:
+        """Attention for up to `singles` (128) sequences of one token in the first rows, and others in `rows` behind.
 
-        Of these there are up to `rows` rows; both are the same each time: all share one plan for them, and one place
-        for what comes out, since one pass runs at a time.
+        Of any there are `others` sequences and `most` rows at most, the same each time: all share one plan for them,
+        and one place for what comes out, since one pass runs at a time. Each is to be captured before the next is made.
         """
         if self._others is None:
-            self._others = self.fixed(others, rows, others * _SLOTS_EACH, spare)
+            self._others = self.fixed(others, most, others * _SLOTS_EACH, spare)
         if singles and singles not in self._singles:
             self._singles[singles] = self.fixed(singles, singles, singles * _SLOTS_EACH, spare)
         if self._mixed_outs is None:
-            shape = _SINGLES + rows, self.heads, self.store.keys.shape[-1]
+            shape = _SINGLES + most, self.heads, self.store.keys.shape[-1]
             self._mixed_outs = self.store.keys.new_zeros(shape, dtype=self.store.dtype)
-        return MixedAttention(self._singles.get(singles), singles, self._others, self._mixed_outs)
+        return MixedAttention(
+            self._singles.get(singles), singles, self._others, rows, self._mixed_outs[: singles + rows]
+        )
 
     def planner(self, few: bool, place: int) -> Planner:
         """The planner for the pass's `place`-th part of a kind."""
@@ -300,8 +302,11 @@ class FixedAttention:
         self._outs = torch.zeros(
             (groups, rows, attention.heads, store.keys.shape[-1]), dtype=store.dtype, device=device
         )
-        # The first plan says how large any may become.
-        self._plan([rows], [rows], np.full((1, 1, rows), spare, dtype=np.int32))
+        self.begin(rows)  # the first plan says how large any may become
+
+    def begin(self, rows: int) -> None:
+        """As Region.begin: FlashInfer is to have planned as many rows as it is run on, but not when it is replayed."""
+        self._plan([rows], [rows], np.full((1, 1, rows), self._spare, dtype=np.int32))
 
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run; False if it cannot hold these.
@@ -317,7 +322,7 @@ class FixedAttention:
         if queries:
             self._plan(lengths, seen, table)
         else:
-            self._plan([1], [1], np.full((1, 1, 1), self._spare, dtype=np.int32))
+            self.begin(1)
         targets = np.full((1, 1, self._rows), self._spare)
         targets[:, :, : sum(lengths)] = joined([query.slots for query in queries])
         self._targets.copy_(sent(targets, self._targets.device), non_blocking=True)

@@ -13,6 +13,10 @@ from workers.core import Query
 class Region(Protocol):
     """Attention for some rows of a pass, planned anew before each run."""
 
+    def begin(self, rows: int) -> None:
+        """Prepares a run over so many rows, which is about to be captured."""
+        ...
+
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run, of which there may be none; False if it cannot hold these."""
         ...
@@ -23,11 +27,17 @@ class Region(Protocol):
 
 
 class MixedAttention:
-    """Single tokens in the `first` rows, whatever is longer behind them."""
+    """Single tokens in the `first` rows, whatever is longer in so many `rows` behind them."""
 
-    def __init__(self, singles: Region | None, first: int, others: Region, out: Tensor) -> None:
-        """`out` [rows, heads, dim]: holds something finite, and is whoever's turn it is to run."""
+    def __init__(self, singles: Region | None, first: int, others: Region, rows: int, out: Tensor) -> None:
+        """`out` [first + rows, heads, dim]: holds something finite, and is whoever's turn it is to run.
+
+        It is to be captured before another like it is made of the same regions.
+        """
         self._singles, self._first, self._others, self._out = singles, first, others, out
+        others.begin(rows)
+        if singles is not None:
+            singles.begin(first)
 
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run over these, single tokens before others; False if it cannot hold them."""
@@ -38,7 +48,7 @@ class MixedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As workers.core.Attend, over all rows; those that no sequence has hold something finite."""
-        first, out = self._first, self._out[: len(q)]
+        first, out = self._first, self._out
         if self._singles is not None:
             self._singles(layer, q[:first], k[:first], v[:first], out[:first])
         self._others(layer, q[first:], k[first:], v[first:], out[first:])

@@ -50,9 +50,9 @@ class Capturable(Protocol):
         """For up to `rows` tokens of `sequences` that see `slots` slots in all; slot `spare` is nobody's."""
         ...
 
-    def mixed(self, singles: int, others: int, rows: int, spare: int) -> FixedAttend:
-        """For up to `singles` sequences of one token, and up to `rows` rows of `others` behind them; the last two are
-        the same each time."""
+    def mixed(self, singles: int, rows: int, others: int, most: int, spare: int) -> FixedAttend:
+        """For up to `singles` sequences of one token, and up to `rows` rows of others behind them, to be captured at
+        once; of these there are `others` sequences and `most` rows at most, each time."""
         ...
 
 
@@ -141,7 +141,9 @@ class Graphs:
             if size.singles is None:
                 attend = self._attention.fixed(size.sequences, size.rows, size.sequences * _SLOTS_EACH, self._spare)
             else:
-                attend = self._attention.mixed(size.singles, _OTHERS, self._most_mixed, self._spare)
+                attend = self._attention.mixed(
+                    size.singles, size.rows - size.singles, _OTHERS, self._most_mixed, self._spare
+                )
             self._graphs[size] = PassGraph(self._decoder, attend, size, self._inputs, self._memory)
         return self._graphs[size]
 

@@ -14,7 +14,7 @@ its first weights, which nothing before it writes, and waits only for its rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -62,14 +62,19 @@ _WIDE = Plan(outputs=64, inputs=128, warps=4, stages=6, programs=132, early=4)
 _HEAD = Plan(outputs=128, inputs=128, warps=8, stages=4, programs=132, early=2)
 PLANS: Plans = MappingProxyType(
     {
-        (4_608, 3_584): (_WIDE,),
-        (3_584, 3_584): (_WIDE,),
+        (4_608, 3_584): (replace(_WIDE, rows=32), Plan(64, 128, 4, 4, 72, 0, bulk=True, left=4)),
+        (3_584, 3_584): (replace(_WIDE, programs=56, rows=32), Plan(64, 128, 4, 4, 112, 4, bulk=True, left=4)),
         (37_888, 3_584): (_WIDE,),
-        (3_584, 18_944): (_WIDE,),
+        (3_584, 18_944): (
+            Plan(64, 256, 4, 3, 112, 4, bulk=True, rows=32),
+            Plan(64, 128, 4, 4, 112, 8, bulk=True, left=4),
+        ),
         (152_064, 3_584): (_HEAD,),
     }
 )
-GATED: Plans = MappingProxyType({(37_888, 3_584): (_WIDE,)})  # of gates and ups, one matrix
+GATED: Plans = MappingProxyType(  # of gates and ups, one matrix
+    {(37_888, 3_584): (replace(_WIDE, rows=32), Plan(64, 256, 4, 3, 132, 2))}
+)
 
 
 def planned(rows: Tensor, weight: Tensor, *, gated: bool = False) -> Plan | None:

@@ -62,6 +62,7 @@ class PagedReference:
         keys, values = paged_kv_cache
         assert keys.shape[1:] == values.shape[1:] == (1, self._kv_heads, self._dim)
         assert q.shape == out.shape == (len(q), self._heads, self._dim)
+        # Where nothing is captured a fixed one runs on plans that are no larger than the rows; FlashInfer is replayed.
         assert len(q) == self._starts[-1] if self._fixed is None else self._starts[-1] <= len(q) <= self._rows
         assert q.dtype == out.dtype == self._dtype
         assert keys.dtype == values.dtype == self._stored

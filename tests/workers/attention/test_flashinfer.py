@@ -203,18 +203,21 @@ def test_mixed_passes_equal_the_reference_from_one_plan_to_the_next(device: str,
     here, there = pools(1, device, dim, eight=eight)
     ours, spare, more = attention(there, device), PAGE * PAGES - 1, batch(1, apart=False)
     singles, others = [more[0], more[1], more[4]], [more[2], more[3]]
-    passes = {first: ours.mixed(first, 4, 96, spare) for first in (4, 8)}
-    runs = {first: captured(attend, first + 96 - first // 2, device, dim) for first, attend in passes.items()}
+    passes, runs, behind = {}, {}, {4: 94, 8: 92}
+    for first, rows in behind.items():
+        passes[first] = ours.mixed(first, rows, 4, 96, spare)
+        runs[first] = captured(passes[first], first + rows, device, dim)
     for first, queries in ((4, [*singles, *others]), (8, others), (8, [*singles[:2], others[0]]), (4, others[1:])):
         packed = follow_each_other(queries)
         assert passes[first].plan(packed)
         alone = sum(query.stop - query.start == 1 for query in packed)
-        rows = torch.arange(packed[-1].stop)
-        rows[alone:] += first - alone
-        q, k, v = inputs(first + 96 - first // 2, dim)
+        places = torch.arange(packed[-1].stop)
+        places[alone:] += first - alone
+        q, k, v = inputs(first + behind[first], dim)
         for layer in range(LAYERS):
             out = runs[first](layer, *(placed(x, device) for x in (q, k, v)))
-            close(out[rows.to(out.device)], PlainAttention(here, turn).plan(packed)(layer, q[rows], k[rows], v[rows]))
+            theirs = PlainAttention(here, turn).plan(packed)(layer, q[places], k[places], v[places])
+            close(out[places.to(out.device)], theirs)
             assert torch.isfinite(out).all()
         same_bits(there, here, stop=-1)
     assert not passes[4].plan(follow_each_other([*more[:1] * 5, *others]))  # five single tokens
