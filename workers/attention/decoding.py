@@ -84,7 +84,8 @@ class Decoding:
         self._out = torch.zeros(sequences, heads, dim, dtype=store.dtype, device=device)
 
     def begin(self, rows: int) -> None:
-        """As Region.begin: nothing has to be known of it beforehand."""
+        """As Region.begin: sequences of the plan before are no longer there."""
+        self.plan(())
 
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run; False if it cannot hold these.

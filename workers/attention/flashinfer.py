@@ -307,6 +307,7 @@ class FixedAttention:
     def begin(self, rows: int) -> None:
         """As Region.begin: FlashInfer is to have planned as many rows as it is run on, but not when it is replayed."""
         self._plan([rows], [rows], np.full((1, 1, rows), self._spare, dtype=np.int32))
+        self._targets.fill_(self._spare)
 
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run; False if it cannot hold these.
@@ -319,10 +320,10 @@ class FixedAttention:
         seen, table = _stored(queries)
         if table.shape[-1] > self._slots or table.shape[:2] != (1, 1):
             return False
-        if queries:
-            self._plan(lengths, seen, table)
-        else:
+        if not queries:
             self.begin(1)
+            return True
+        self._plan(lengths, seen, table)
         targets = np.full((1, 1, self._rows), self._spare)
         targets[:, :, : sum(lengths)] = joined([query.slots for query in queries])
         self._targets.copy_(sent(targets, self._targets.device), non_blocking=True)

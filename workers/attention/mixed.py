@@ -14,7 +14,7 @@ class Region(Protocol):
     """Attention for some rows of a pass, planned anew before each run."""
 
     def begin(self, rows: int) -> None:
-        """Prepares a run over so many rows, which is about to be captured."""
+        """Prepares a run over so many rows of nobody's, which is about to be captured."""
         ...
 
     def plan(self, queries: Sequence[Query]) -> bool:
