@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -33,9 +34,15 @@ _RESERVE = 16
 class Card:
     """Arms on one model, each on an engine of its own."""
 
-    def __init__(self, checkpoint: Checkpoint, load: Load, profile: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        load: Load,
+        profile: Callable[[str], None] | None = None,
+        kv_dtype: Literal["fp8"] | None = None,
+    ) -> None:
         """`profile` is given tables of what a few steps of ingest and of decoding spend their time on."""
-        self._checkpoint, self._load, self._profile = checkpoint, load, profile
+        self._checkpoint, self._load, self._profile, self._kv_dtype = checkpoint, load, profile, kv_dtype
         self._device = checkpoint.model.decoder.embed_tokens.weight.device
         self._tokens = checkpoint.pixels.side**2 // checkpoint.pixels.factor**2
         self.budget = load.pictures * self._tokens + ROOM
@@ -149,6 +156,7 @@ class Card:
             step_pictures=pictures_a_step,
             floor_tokens=self._tokens,
             drop_threshold=threshold,
+            kv_dtype=self._kv_dtype,
         )
         fill = load.pictures + 1 if not threshold else 5 * load.pictures
         album = Album(view or Blocks(self._side), sessions, fill + shown, load.makers)

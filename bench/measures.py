@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -117,6 +117,12 @@ class Measures:
     def decode(self) -> None:
         self._tell("decode", self._card().decode(), self._setup.load)
 
+    def decode_fp8(self) -> None:
+        """Weights and memory in eight bits."""
+        self._release()
+        self._tell("decode_fp8", self._card(eight_bits=True, kv_dtype="fp8").decode(), self._setup.load)
+        self._release()
+
     def quiet(self) -> None:
         self._tell("quiet", self._card().quiet(), self._setup.load)
 
@@ -189,13 +195,13 @@ class Measures:
             flush=True,
         )
 
-    def _card(self, *, eight_bits: bool = False) -> Card:
+    def _card(self, *, eight_bits: bool = False, kv_dtype: Literal["fp8"] | None = None) -> Card:
         setup = self._setup
         if self._checkpoint is None:
             self._checkpoint = random_checkpoint(setup.device, setup.dtype, setup.config, setup.side)
             if eight_bits:
                 convert(self._checkpoint.model)
-        return Card(self._checkpoint, setup.load, setup.profile)
+        return Card(self._checkpoint, setup.load, setup.profile, kv_dtype)
 
     def _release(self) -> None:
         """Frees the device for an engine in another process."""
@@ -249,6 +255,7 @@ ARMS: Mapping[str, Take] = MappingProxyType(
         "ingest_moving": Measures.ingest_moving,
         "loaded": Measures.loaded,
         "decode": Measures.decode,
+        "decode_fp8": Measures.decode_fp8,
         "quiet": Measures.quiet,
         "age": Measures.age,
         "ingest_fp8": Measures.ingest_fp8,

@@ -86,8 +86,13 @@ def _card(result: dict[str, Any]) -> Iterator[Row]:
             f"{told['load']['sessions']} fixed cameras, {100 * told['kept']:.0f} % of the tokens kept",
             _rate(told),
         ),
+        "ingest_moving": lambda told: (
+            f"the same, cameras that move, {100 * told['kept']:.0f} % of the tokens kept",
+            _rate(told),
+        ),
         "loaded": _loaded,
         "decode": _decode,
+        "decode_fp8": lambda told: ("the same with weights and memory in eight bits", _decode(told)[1]),
         "quiet": lambda told: (
             "the same, one stream: a picture into memory / a question's first token, in the engine",
             f"{told['frame_ms']:.1f} / {told['first_token_ms']:.1f} ms",

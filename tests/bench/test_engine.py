@@ -33,7 +33,7 @@ def test_arms_of_several_calls_stand_in_one_file(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((120, 120, 3), np.uint8)).save(tmp_path / "0.jpg")
     measured(path, "ingest,age", "--ceiling", "20")
     live = ["--live", "settle=0.2", "slo_itl_ms=null", "makers=1"]
-    held = measured(path, "ingest_fp8,ingest_drop,loaded,decode,quiet", "--footage", str(tmp_path), *live)
+    held = measured(path, "ingest_fp8,ingest_drop,loaded,decode,decode_fp8,quiet", "--footage", str(tmp_path), *live)
     loaded = held["details"]["loaded"]
     assert loaded["tokens"] > 0
     assert 0 < loaded["between_p50_ms"] <= loaded["between_p99_ms"]
