@@ -13,9 +13,9 @@ import io
 import pstats
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -29,6 +29,13 @@ from workers.models.checkpoint import Checkpoint
 
 Figures = dict[str, float]
 _RESERVE = 16
+
+
+class Alone(NamedTuple):
+    """Seconds that each of some pictures took, and each of some questions until its first token."""
+
+    pictures: list[float]
+    firsts: list[float]
 
 
 class Card:
@@ -90,68 +97,97 @@ class Card:
     def quiet(self) -> Figures:
         """One session alone: a picture's way from JPEG into memory, and a question's first token, in the engine."""
         with self._streams(1, 1, self._load.quiet) as streams:
-            pictures, firsts = self._alone(streams, "quiet")
+            (alone,) = self._alone(streams, ["s0"], "quiet")
         return {
-            "frame_ms": _ms(statistics.median(pictures)),
-            "frame_p95_ms": _ms(percentile(pictures, 0.95)),
-            "first_token_ms": _ms(statistics.median(firsts)),
-            "first_token_p95_ms": _ms(percentile(firsts, 0.95)),
+            "frame_ms": _ms(statistics.median(alone.pictures)),
+            "frame_p95_ms": _ms(percentile(alone.pictures, 0.95)),
+            "first_token_ms": _ms(statistics.median(alone.firsts)),
+            "first_token_p95_ms": _ms(percentile(alone.firsts, 0.95)),
         }
 
     def age(self) -> list[Figures]:
         """One session that grows old with every picture taken: what it costs, at evenly spaced ages in seconds.
 
-        It is looked at first when its budget is full, last at the age that was asked for.
+        It is looked at first when its budget is full, last at the age that was asked for, each time beside a session
+        whose budget has just become full, in turns: what else a machine does meanwhile is the same for both.
         """
         looks: list[Figures] = []
-        with self._streams(1, 1, round(self._load.age) + self._load.looks * self._load.quiet) as streams:
-            seen = self._load.pictures + 1
+        shown = round(self._load.age) + self._load.looks * self._load.quiet
+        with self._streams(1, 1, shown, room=2) as streams:
+            self._fill(streams, "s0")
+            seen = len(streams.taken)
             for look in range(self._load.looks):
-                wanted = round(seen + look / max(self._load.looks - 1, 1) * (self._load.age - seen))
+                wanted = seen + look / max(self._load.looks - 1, 1) * (self._load.age - seen)
                 host, before = time.process_time(), len(streams.taken)
-                streams.run(lambda wanted=wanted: len(streams.taken) >= wanted, lambda: streams.top_up(2))  # type: ignore[misc]
+                aged = max(0, round(wanted) - seen - look * self._load.quiet)
+                streams.run(lambda end=before + aged: len(streams.taken) >= end, lambda: streams.top_up(2))  # type: ignore[misc]
                 self._settle()
-                aged = len(streams.taken) - before
                 host = 1e3 * (time.process_time() - host) / max(aged, 1)
-                pictures, firsts = self._alone(streams, f"look{look}")
-                session = streams.engine.sessions["s0"]
-                looks.append(
-                    {
-                        "age_s": wanted,
-                        "first_token_ms": _ms(statistics.median(firsts)),
-                        "first_token_p95_ms": _ms(percentile(firsts, 0.95)),
-                        "frame_ms": _ms(statistics.median(pictures)),
-                        **({"host_ms_a_picture": round(host, 3)} if aged else {}),
-                        "kv_bytes": session.kv_bytes,
-                        "tokens": session.trunk.tokens,
-                    }
-                )
+                looks.append({"age_s": round(wanted), **self._beside(streams, look)})
+                if aged:
+                    looks[-1]["host_ms_a_picture"] = round(host, 3)
         return looks
 
-    def _alone(self, streams: Streams, name: str) -> tuple[list[float], list[float]]:
-        """Seconds that each of some pictures and questions takes when nothing else goes on."""
-        pictures, firsts = [], []
-        for number in range(self._load.quiet):
-            started, before = time.perf_counter(), len(streams.taken)
-            streams.push("s0")
+    def _beside(self, streams: Streams, look: int) -> Figures:
+        """What the session costs, and one that has just become full."""
+        young = f"young{look}"
+        streams.open(young, self.budget)
+        self._fill(streams, young)
+        old, fresh = self._alone(streams, ["s0", young], f"look{look}")
+        streams.leave(young)
+        session = streams.engine.sessions["s0"]
+        return {
+            "first_token_ms": _ms(statistics.median(old.firsts)),
+            "first_token_p95_ms": _ms(percentile(old.firsts, 0.95)),
+            "frame_ms": _ms(statistics.median(old.pictures)),
+            "young_first_token_ms": _ms(statistics.median(fresh.firsts)),
+            "young_frame_ms": _ms(statistics.median(fresh.pictures)),
+            "kv_bytes": session.kv_bytes,
+            "tokens": session.trunk.tokens,
+        }
+
+    def _fill(self, streams: Streams, name: str) -> None:
+        """Shows a session pictures until its memory grows no more."""
+        session, tokens = streams.engine.sessions[name], -1
+        while session.trunk.tokens > tokens:
+            tokens, before = session.trunk.tokens, len(streams.taken)
+            streams.push(name)
             streams.run(lambda before=before: len(streams.taken) > before)  # type: ignore[misc]
-            self._settle()
-            pictures.append(time.perf_counter() - started)
-            started, question = time.perf_counter(), f"{name}-{number}"
-            streams.ask("s0", question, 1)
-            streams.run(lambda question=question: question in streams.done)  # type: ignore[misc]
-            firsts.append(streams.told[question][0] - started)
-        return pictures, firsts
+
+    def _alone(self, streams: Streams, sessions: Sequence[str], name: str) -> list[Alone]:
+        """What some pictures and questions of each session, in turns, take when nothing else goes on."""
+        found = [Alone([], []) for _ in sessions]
+        for number in range(self._load.quiet):
+            for session, alone in zip(sessions, found, strict=True):
+                started, before = time.perf_counter(), len(streams.taken)
+                streams.push(session)
+                streams.run(lambda before=before: len(streams.taken) > before)  # type: ignore[misc]
+                self._settle()
+                alone.pictures.append(time.perf_counter() - started)
+                started, question = time.perf_counter(), f"{name}-{session}-{number}"
+                streams.ask(session, question, 1)
+                streams.run(lambda question=question: question in streams.done)  # type: ignore[misc]
+                alone.firsts.append(streams.told[question][0] - started)
+        return found
 
     @contextmanager
     def _streams(
-        self, sessions: int, pictures_a_step: int, shown: int = 0, view: View | None = None, threshold: int = 0
+        self,
+        sessions: int,
+        pictures_a_step: int,
+        shown: int = 0,
+        view: View | None = None,
+        threshold: int = 0,
+        room: int = 0,
     ) -> Iterator[Streams]:
-        """Sessions whose trunks are full, and cameras that have so many more pictures ready for each to be `shown`."""
+        """Sessions whose trunks are full, and cameras that have so many more pictures ready for each to be `shown`.
+
+        There is memory for as many, or for so many as there is to be `room` for.
+        """
         gc.collect()  # the engine before this one gives its memory back
         load = self._load
         settings = EngineSettings(
-            pool_tokens=sessions * self.budget + _RESERVE,
+            pool_tokens=max(sessions, room) * self.budget + _RESERVE,
             step_tokens=(self._tokens + 4) * pictures_a_step,
             step_pictures=pictures_a_step,
             floor_tokens=self._tokens,

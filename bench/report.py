@@ -6,7 +6,7 @@ Arms may be measured one by one, in several calls, as long as machine, model, pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Report:
             return round(ours / theirs, 3) if ours and theirs else None
         if name == "ttft_age_ratio":
             looks = self.details.get("age", {}).get("looks", [])
-            return round(looks[-1]["first_token_ms"] / looks[0]["first_token_ms"], 4) if looks else None
+            return round(looks[-1]["first_token_ms"] / young_first_token_ms(looks), 4) if looks else None
         if name == "itl_under_load_ms" and (self._detail("loaded", "share") or 0) < _NEARLY:
             return None  # fewer pictures came in beside the answers than were to
         return self._detail(*_SOURCES[name])
@@ -79,6 +79,11 @@ class Report:
     def _detail(self, arm: str, name: str) -> float | None:
         value = self.details.get(arm, {}).get(name)
         return None if value is None else float(value)
+
+
+def young_first_token_ms(looks: Sequence[Mapping[str, float]]) -> float:
+    """What the last look at an aging session is to be held against: a young one beside it, else the first look."""
+    return looks[-1].get("young_first_token_ms", looks[0]["first_token_ms"])
 
 
 _NEARLY = 0.84  # of the ceiling, where 0.85 are shown

@@ -71,10 +71,14 @@ class Streams:
         self.engine.handle(opening)
         self._clocks[name], self._cameras[name] = 0, len(self._cameras)
 
+    def leave(self, name: str) -> None:
+        """Closes a session that was not filled together with others."""
+        self.engine.handle(CloseSession(session_id=name))
+        del self._clocks[name]
+
     def close(self) -> None:
         for name in list(self._clocks):
-            self.engine.handle(CloseSession(session_id=name))
-        self._clocks.clear()
+            self.leave(name)
         self._threads.shutdown(cancel_futures=True)
         gc.unfreeze()
 
