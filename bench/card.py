@@ -116,8 +116,9 @@ class Card:
         with self._streams(1, 1, shown, room=2) as streams:
             self._fill(streams, "s0")
             seen = len(streams.taken)
+            oldest = max(seen, self._load.age)
             for look in range(self._load.looks):
-                wanted = seen + look / max(self._load.looks - 1, 1) * (self._load.age - seen)
+                wanted = seen + look / max(self._load.looks - 1, 1) * (oldest - seen)
                 host, before = time.process_time(), len(streams.taken)
                 aged = max(0, round(wanted) - seen - look * self._load.quiet)
                 streams.run(lambda end=before + aged: len(streams.taken) >= end, lambda: streams.top_up(2))  # type: ignore[misc]

@@ -13,6 +13,7 @@ COUNTERPARTS = {
     "test_cuda_agrees_with_the_processor_and_with_itself": "test_each_token_goes_through_its_own_experts",
     "test_dropping_makes_the_host_wait_for_nothing": "test_every_frame_is_told_about_once",
     "test_half_precision_on_a_gpu_is_for_flashinfer": "test_the_pool_decides_which_implementation_serves_it",
+    "test_single_tokens_have_a_kernel_of_their_own_on_hopper": "test_a_graph_is_not_planned_for_what_it_cannot_hold",
     "test_steps_make_the_host_wait_for_nothing_but_tokens": "test_being_ahead_changes_nothing",
 }
 

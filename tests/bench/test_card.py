@@ -26,7 +26,7 @@ LOAD = Load(
     decoding=(1, 2),
     answer_tokens=8,
     quiet=2,
-    age=12.0,
+    age=90.0,
     looks=3,
     makers=0,
 )
@@ -69,10 +69,11 @@ def test_decoding_and_a_quiet_card_are_timed(card: Card) -> None:
 
 def test_an_old_session_is_looked_at_as_it_grows_older(card: Card) -> None:
     looks = card.age()
-    assert [look["age_s"] for look in looks] == [3, 8, 12]
-    held = [look["tokens"] for look in looks]
-    assert held == sorted(held)
-    assert all(look["first_token_ms"] > 0 for look in looks)
+    ages = [look["age_s"] for look in looks]
+    assert ages == sorted(set(ages))
+    assert ages[-1] == 90
+    assert len({look["kv_bytes"] for look in looks}) == 1  # full from the first look on
+    assert all(look["first_token_ms"] > 0 < look["young_first_token_ms"] for look in looks)
 
 
 def test_a_profile_is_written_where_one_is_wanted(checkpoint: Checkpoint) -> None:
