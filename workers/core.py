@@ -118,6 +118,21 @@ class Query:
     parts: tuple[Part, ...]
     wanted: bool = True
 
+    @property
+    def tokens(self) -> int:
+        """New tokens."""
+        return self.stop - self.start
+
+    @property
+    def apart(self) -> bool:
+        """Whether it sees some parts otherwise than as they were stored: turned, or with biases."""
+        return any(part.turn or part.biased for part in self.parts)
+
+
+def singles(queries: Sequence[Query]) -> int:
+    """How many queries are of one token."""
+    return sum([query.tokens == 1 for query in queries])
+
 
 class Attend(Protocol):
     """Attention of one layer over a planned batch; writes the new keys and values before it reads."""

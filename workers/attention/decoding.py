@@ -95,7 +95,7 @@ class Decoding:
         """
         parts = [part for query in queries for part in query.parts]
         single = all(query.stop == row + 1 for row, query in enumerate(queries))
-        if not single or len(queries) > self._sequences or any(part.turn or part.biased for part in parts):
+        if not single or len(queries) > self._sequences or any(query.apart for query in queries):
             return False
         seen = np.array([sum([part.tokens for part in query.parts]) for query in queries], dtype=np.int64)
         slots, own = joined([part.slots for part in parts]), joined([query.slots for query in queries])
@@ -183,12 +183,8 @@ def _attend(  # type: ignore[no-untyped-def]
         query = tl.load(q + sequence * q_stride + head * GROUP * DIM + within, mask=there, other=0.0)
         # The token's own key and value.
         own = begin >= start
-        fresh_key = tl.load(k + sequence * k_stride + head * DIM + dim)
-        fresh_value = tl.load(v + sequence * v_stride + head * DIM + dim)
-        if MOST > 0:
-            fresh_key = tl.minimum(tl.maximum(fresh_key.to(tl.float32), -MOST), MOST)
-            fresh_value = tl.minimum(tl.maximum(fresh_value.to(tl.float32), -MOST), MOST)
-        fresh_key, fresh_value = fresh_key.to(keys.dtype.element_ty), fresh_value.to(values.dtype.element_ty)
+        fresh_key = _stored(k + sequence * k_stride + head * DIM + dim, keys, MOST)
+        fresh_value = _stored(v + sequence * v_stride + head * DIM + dim, values, MOST)
         place = tl.load(places + sequence).to(tl.int64) * (HEADS * DIM) + head * DIM + dim
         tl.store(keys + place, fresh_key, mask=own)
         tl.store(values + place, fresh_value, mask=own)
@@ -236,6 +232,15 @@ def _attend(  # type: ignore[no-untyped-def]
             if tl.atomic_add(arrived + tile, 1) == last - first:
                 _sum_up(target, sums, weights, first, last, GROUP, PADDED, DIM, PARTS)
                 tl.store(arrived + tile, 0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _stored(places, pool, MOST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What is read there, as the pool holds it."""
+    fresh = tl.load(places)
+    if MOST > 0:
+        fresh = tl.minimum(tl.maximum(fresh.to(tl.float32), -MOST), MOST)
+    return fresh.to(pool.dtype.element_ty)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from workers.attention.merge import Seen, merged
-from workers.attention.mixed import MixedAttention, Region
+from workers.attention.mixed import SLOTS_EACH, MixedAttention, Region
 from workers.attention.plain import attend, folded, write
 from workers.core import Fence, KVStore, Query, Slots, Turn, indexed, joined, of_plane, sent, staged
 
@@ -27,7 +27,6 @@ _FEW = 64  # queries of one sequence
 _SINGLES = 128  # sequences of one token in a mixed pass
 _MIXED_ROWS = 4096  # of them
 _MIXED_ROWS_OLDER = 1088  # by the older kernel, whose parts then fill the workspace
-_SLOTS_EACH = 16_384
 _LN2 = math.log(2)
 
 Rows = slice | Tensor
@@ -156,9 +155,9 @@ class FlashInferAttention:
         and one place for what comes out, since one pass runs at a time. Each is to be captured before the next is made.
         """
         if self._others is None:
-            self._others = self.fixed(others, most, others * _SLOTS_EACH, spare)
+            self._others = self.fixed(others, most, others * SLOTS_EACH, spare)
         if singles and singles not in self._singles:
-            self._singles[singles] = self.fixed(singles, singles, singles * _SLOTS_EACH, spare)
+            self._singles[singles] = self.fixed(singles, singles, singles * SLOTS_EACH, spare)
         if self._mixed_outs is None:
             shape = _SINGLES + most, self.heads, self.store.keys.shape[-1]
             self._mixed_outs = self.store.keys.new_zeros(shape, dtype=self.store.dtype)
@@ -261,10 +260,10 @@ class PlannedAttention:
     def _stored(self, queries: tuple[Query, ...]) -> Iterator[_Sight]:
         """What is seen as it was stored, each sequence's own tokens last."""
         for few in (True, False):
-            alike = [query for query in queries if (query.stop - query.start <= _FEW) == few]
+            alike = [query for query in queries if (query.tokens <= _FEW) == few]
             if alike:
                 planner = self._attention.planner(few, 0)
-                lengths = [query.stop - query.start for query in alike]
+                lengths = [query.tokens for query in alike]
                 planner.plan(lengths, *_stored(alike), causal=True)
                 yield _Sight(planner, _rows(alike, self._device), any(query.wanted for query in alike))
 
@@ -273,7 +272,7 @@ class PlannedAttention:
         parts = [(query, [part for part in query.parts if part.turn and not part.biased]) for query in queries]
         for place in range(max((len(mine) for _, mine in parts), default=0)):
             alike = [(query, mine[place]) for query, mine in parts if len(mine) > place]
-            lengths = [query.stop - query.start for query, _ in alike]
+            lengths = [query.tokens for query, _ in alike]
             planner = self._attention.planner(False, 1 + place)
             tables = [part.slots for _, part in alike]
             planner.plan(lengths, [part.tokens for _, part in alike], joined(tables), causal=False)
@@ -314,8 +313,8 @@ class FixedAttention:
 
         It can if they are few and short enough and see nothing but stored keys, in the same slots of every plane.
         """
-        lengths = [query.stop - query.start for query in queries]
-        if len(queries) > self._sequences or sum(lengths) > self._rows or any(map(_apart, queries)):
+        lengths = [query.tokens for query in queries]
+        if len(queries) > self._sequences or sum(lengths) > self._rows or any(query.apart for query in queries):
             return False
         seen, table = _stored(queries)
         if table.shape[-1] > self._slots or table.shape[:2] != (1, 1):
@@ -363,10 +362,6 @@ def _flashinfer_wrapper() -> MakeWrapper:
 
     wrapper: MakeWrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper
     return wrapper
-
-
-def _apart(query: Query) -> bool:
-    return any(part.turn or part.biased for part in query.parts)
 
 
 def _stored(queries: Sequence[Query]) -> tuple[list[int], Slots]:

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from workers.core import Query
+from workers.core import Query, singles
+
+SLOTS_EACH = 16_384  # that a sequence sees on the average, at most
 
 
 class Region(Protocol):
@@ -29,27 +31,27 @@ class Region(Protocol):
 class MixedAttention:
     """Single tokens in the `first` rows, whatever is longer in so many `rows` behind them."""
 
-    def __init__(self, singles: Region | None, first: int, others: Region, rows: int, out: Tensor) -> None:
+    def __init__(self, alone: Region | None, first: int, others: Region, rows: int, out: Tensor) -> None:
         """`out` [first + rows, heads, dim]: holds something finite, and is whoever's turn it is to run.
 
         It is to be captured before another like it is made of the same regions.
         """
-        self._singles, self._first, self._others, self._out = singles, first, others, out
+        self._alone, self._first, self._others, self._out = alone, first, others, out
         others.begin(rows)
-        if singles is not None:
-            singles.begin(first)
+        if alone is not None:
+            alone.begin(first)
 
     def plan(self, queries: Sequence[Query]) -> bool:
         """Prepares the next run over these, single tokens before others; False if it cannot hold them."""
-        singles = sum([query.stop - query.start == 1 for query in queries])
-        if not self._others.plan(queries[singles:]):
+        first = singles(queries)
+        if not self._others.plan(queries[first:]):
             return False
-        return self._singles.plan(queries[:singles]) if self._singles is not None else not singles
+        return self._alone.plan(queries[:first]) if self._alone is not None else not first
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As workers.core.Attend, over all rows; those that no sequence has hold something finite."""
         first, out = self._first, self._out
-        if self._singles is not None:
-            self._singles(layer, q[:first], k[:first], v[:first], out[:first])
+        if self._alone is not None:
+            self._alone(layer, q[:first], k[:first], v[:first], out[:first])
         self._others(layer, q[first:], k[first:], v[first:], out[first:])
         return out

@@ -114,13 +114,13 @@ class PlannedAttention:
         """The query's keys in one plane; a single new token's own slot is among them, since it needs no mask."""
         keys: list[Keys] = []
         first = int(of_plane(query.slots, layer, group)[0])
-        own = Run(first, first + 1) if query.stop - query.start == 1 else None
+        own = Run(first, first + 1) if query.tokens == 1 else None
         for part in query.parts:
             runs = part.runs(layer, group)
             if own is not None and part.turn == 0 and not part.biased and runs[-1].stop == own.start:
                 runs = (*runs[:-1], Run(runs[-1].start, own.stop))
                 own = None
-            apart = query.stop - query.start == 1 and len(runs) <= _RUNS_IN_PLACE
+            apart = query.tokens == 1 and len(runs) <= _RUNS_IN_PLACE
             keys += [Keys(each, part.turn, part.biased) for each in (((run,) for run in runs) if apart else (runs,))]
         if own is not None:
             keys.append(Keys((own,), 0, False))

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from workers.core import Query
+from workers.attention.mixed import SLOTS_EACH
+from workers.core import Query, singles
 from workers.models.capture import Captured, Memory
 from workers.models.decoder import Attend, Decoder, Deepstack
 
@@ -20,7 +21,6 @@ BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 _ROWS = (16, 32, 64, 128, 192)
 _OPENING = 16  # tokens of text that come with a frame, at most
 _SEQUENCES = 8
-_SLOTS_EACH = 16_384
 _BESIDE = (8, 32, 64)  # single tokens in a pass with others
 _SHORT = 64  # rows of the others, at least
 _FRAMES = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)  # of so many frames, of which each opens with some text
@@ -100,8 +100,8 @@ class Graphs:
             self._graph(Size(rows, _SEQUENCES, _SEQUENCES))
             self._graph(Size(rows, _SEQUENCES, 0, self._levels))
         for rows in self._mixed:
-            for singles in _BESIDE:
-                self._graph(self._mixed_size(singles, rows))
+            for alone in _BESIDE:
+                self._graph(self._mixed_size(alone, rows))
             if rows > self._rows[-1]:
                 self._graph(self._mixed_size(0, rows))
 
@@ -117,29 +117,31 @@ class Graphs:
         count, rows = len(queries), queries[-1].stop
         wanted = sum(query.wanted for query in queries)
         if wanted == rows <= BATCHES[-1]:
-            return Size(*2 * (_enough(BATCHES, count),), None, levels)
-        singles, small = singles_of(queries), count <= _SEQUENCES and rows <= self._rows[-1]
-        mixed = None if small and singles < _MIXED_FROM else self._mixed_for(singles, count, rows, wanted)
+            batch = next(batch for batch in BATCHES if batch >= count)
+            return Size(batch, batch, None, levels)
+        alone, small = singles(queries), count <= _SEQUENCES and rows <= self._rows[-1]
+        mixed = None if small and alone < _MIXED_FROM else self._mixed_for(alone, count, rows, wanted)
         if mixed is None and small:
-            return Size(_enough(self._rows, rows), _SEQUENCES, _SEQUENCES if wanted else 0, levels)
+            room = next(room for room in self._rows if room >= rows)
+            return Size(room, _SEQUENCES, _SEQUENCES if wanted else 0, levels)
         return mixed
 
-    def _mixed_for(self, singles: int, count: int, rows: int, wanted: int) -> Size | None:
+    def _mixed_for(self, alone: int, count: int, rows: int, wanted: int) -> Size | None:
         """For so many single tokens of `count` sequences with so many `rows` in all; None if there is none."""
-        first = next((first for first in (0, *_BESIDE) if first >= singles and _wanted_in(first) >= wanted), None)
-        others = next((others for others in self._mixed if others >= rows - singles), None)
-        if first is None or others is None or not singles < count <= singles + _OTHERS:
+        first = next((first for first in (0, *_BESIDE) if first >= alone and _wanted_in(first) >= wanted), None)
+        others = next((others for others in self._mixed if others >= rows - alone), None)
+        if first is None or others is None or not alone < count <= alone + _OTHERS:
             return None
         return self._mixed_size(first, others)
 
-    def _mixed_size(self, singles: int, rows: int) -> Size:
+    def _mixed_size(self, alone: int, rows: int) -> Size:
         """With room for so many single tokens and rows of others; only among single tokens are some wanted."""
-        return Size(singles + rows, singles + _OTHERS, _wanted_in(singles), self._levels, singles)
+        return Size(alone + rows, alone + _OTHERS, _wanted_in(alone), self._levels, alone)
 
     def _graph(self, size: Size) -> PassGraph:
         if size not in self._graphs:
             if size.singles is None:
-                attend = self._attention.fixed(size.sequences, size.rows, size.sequences * _SLOTS_EACH, self._spare)
+                attend = self._attention.fixed(size.sequences, size.rows, size.sequences * SLOTS_EACH, self._spare)
             else:
                 attend = self._attention.mixed(
                     size.singles, size.rows - size.singles, _OTHERS, self._most_mixed, self._spare
@@ -181,9 +183,9 @@ class PassGraph:
         with torch.inference_mode():
             self._captured = Captured(compute, device, memory)
 
-    def others_from(self, singles: int) -> int:
+    def others_from(self, alone: int) -> int:
         """The row at which sequences of several tokens begin, behind so many of one token."""
-        return singles if self._singles is None else self._singles
+        return alone if self._singles is None else self._singles
 
     def run(
         self, embeds: Tensor, positions: Tensor, wanted: Tensor | slice | None, deepstack: Deepstack | None
@@ -205,16 +207,6 @@ class PassGraph:
         return self._captured.replay()[:count]
 
 
-def singles_of(queries: Sequence[Query]) -> int:
-    """How many of a pass's queries, which come first, are of one token."""
-    return sum([query.stop - query.start == 1 for query in queries])
-
-
-def _wanted_in(singles: int) -> int:
+def _wanted_in(alone: int) -> int:
     """How many rows of a mixed pass with room for so many single tokens can be wanted."""
-    return singles + _SEQUENCES if singles else 0
-
-
-def _enough(sizes: Sequence[int], count: int) -> int:
-    """The first of rising sizes that is no less."""
-    return next(size for size in sizes if size >= count)
+    return alone + _SEQUENCES if alone else 0
