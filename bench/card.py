@@ -151,18 +151,16 @@ class Card:
         """Shows a session pictures until its memory grows no more."""
         session, tokens = streams.engine.sessions[name], -1
         while session.trunk.tokens > tokens:
-            tokens, before = session.trunk.tokens, len(streams.taken)
-            streams.push(name)
-            streams.run(lambda before=before: len(streams.taken) > before)  # type: ignore[misc]
+            tokens = session.trunk.tokens
+            streams.take(name)
 
     def _alone(self, streams: Streams, sessions: Sequence[str], name: str) -> list[Alone]:
         """What some pictures and questions of each session, in turns, take when nothing else goes on."""
         found = [Alone([], []) for _ in sessions]
         for number in range(self._load.quiet):
             for session, alone in zip(sessions, found, strict=True):
-                started, before = time.perf_counter(), len(streams.taken)
-                streams.push(session)
-                streams.run(lambda before=before: len(streams.taken) > before)  # type: ignore[misc]
+                started = time.perf_counter()
+                streams.take(session)
                 self._settle()
                 alone.pictures.append(time.perf_counter() - started)
                 started, question = time.perf_counter(), f"{name}-{session}-{number}"

@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
@@ -28,6 +26,7 @@ from torch import Tensor
 
 from bench.attention import ROOM, planned, sequences, unturned
 from bench.machine import machine
+from bench.proofs import off_by, proved
 from bench.random_model import QWEN25VL_7B, random_checkpoint
 from bench.timings import timed
 from workers import launches
@@ -42,7 +41,6 @@ from workers.models.layers import Linear
 
 TEXT = QWEN25VL_7B.text
 ROWS = (32, 64, 16)
-COMPILERS = 14
 PROCESSORS, SHARED_BYTES, MOST_ON_ONE = 132, 220 << 10, 2
 FEWEST = 50  # programs that can keep the memory busy
 EARLY = (64 << 10, 0, 128 << 10)  # bytes a program
@@ -113,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.products", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="also write the figures and the fastest plans")
     wanted = parser.parse_args()
-    proofs = list(proved())
+    proofs = list(proofs_of_all())
     torch.manual_seed(0)
     told: dict[str, float] = {}
     with torch.inference_mode():
@@ -128,7 +126,7 @@ def main() -> None:
         wanted.json.write_text(json.dumps(report) + "\n")
 
 
-def proved() -> Iterator[Proof]:
+def proofs_of_all() -> Iterator[Proof]:
     """Every plan that fits the processors, compiled for each number of rows; afterwards Triton's cache has them all."""
     wanted = [
         (Plan(*tile, programs=7, early=1, between=2, left=3, bulk=bulk), rows, bias, joined)
@@ -139,12 +137,7 @@ def proved() -> Iterator[Proof]:
         )
         if on_one(Plan(*tile, 1, 0), rows)
     ]  # fmt: skip
-    with ProcessPoolExecutor(COMPILERS, get_context("spawn")) as pool:
-        for proof in pool.map(prove, wanted):
-            if proof.error is None or proof.error > 1e-2:
-                print(f"left out: {proof}", flush=True)
-            else:
-                yield proof
+    return proved(prove, wanted)
 
 
 def prove(wanted: tuple[Plan, int, bool, bool]) -> Proof:
@@ -156,14 +149,15 @@ def prove(wanted: tuple[Plan, int, bool, bool]) -> Proof:
     arrived = torch.zeros(len(weight) // fewrows.TILE, dtype=torch.int32, device="cuda")
     expected = x.double() @ weight.double().T + (0 if more is None else more.double())
     expected = gated(expected) if joined else expected
-    try:
-        with torch.inference_mode(), patch.object(launches, "CHAINED", True):
-            outs = [fewrows.product(x, weight, more, arrived, plan, gated=joined).double() for _ in range(2)]
-    except Exception as broken:  # whatever a compiler may say of one plan, the others are still to be measured
-        return Proof(*wanted, None, repr(broken)[:300])
-    if arrived.any() or not torch.equal(*outs):
-        return Proof(*wanted, None, "another result the second time")
-    return Proof(*wanted, float((outs[0] - expected).norm() / expected.norm()))
+
+    def run() -> Tensor:
+        out = fewrows.product(x, weight, more, arrived, plan, gated=joined)
+        if arrived.any():
+            raise RuntimeError("its counters are not zeros again")
+        return out
+
+    with patch.object(launches, "CHAINED", True):
+        return Proof(*wanted, *off_by(run, lambda: expected))
 
 
 def matrices(decoder: Decoder) -> Mapping[str, Matrices]:

@@ -86,6 +86,12 @@ class Streams:
         """The session's next picture, a second after the last, decoded here and now."""
         self._push(name, _decoded(self._next_jpeg(name), self.side))
 
+    def take(self, name: str) -> None:
+        """The session's next picture, until the engine says that it is in memory."""
+        before = len(self.taken)
+        self.push(name)
+        self.run(lambda: len(self.taken) > before)
+
     def ask(self, name: str, question_id: str, max_tokens: int) -> None:
         """A question about now, answered on the memory as it is."""
         question = AskQuestion(

@@ -27,8 +27,10 @@ def table(results: Path = RESULTS) -> str:
     lines = ["| what | measured | again |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     machines = dict.fromkeys(f"{r['hardware']}, {r['date'][:10]}" for r in (*quality, live, engine["machine"]))
-    gpu, date = card["machine"]["gpu"], card["machine"]["date"][:10]
-    last = f"Without a GPU: the bundled model, float32, {'; '.join(machines)}. On the GPU: bfloat16, {gpu}, {date}."
+    gpu, last_date = card["machine"]["gpu"], card["machine"]["date"][:10]
+    dates = sorted({arm.get("date", last_date) for arm in card["details"].values()})
+    cpu = f"Without a GPU: the bundled model, float32, {'; '.join(machines)}."
+    last = f"{cpu} On the GPU: bfloat16, {gpu}, {' and '.join(dates)}."
     return "\n".join([*lines, "", last])
 
 

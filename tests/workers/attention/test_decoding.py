@@ -5,28 +5,20 @@ It runs on a GPU, or anywhere in Triton's interpreter (TRITON_INTERPRET=1).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.workers.interpreter import DEVICE, INTERPRETED, KIND, MARKS, TRITON
 from workers.core import FLOAT8, KVStore, Part, Query, Slots, indexed, narrowed
 
-TRITON = find_spec("triton") is not None
-INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
-KIND = torch.float32 if INTERPRETED else torch.bfloat16  # NumPy, which interprets, has no other
 LAYERS, SLOTS, ROOM, SPARE = 2, 6_000, 9_000, 3
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not TRITON or not (INTERPRETED or torch.cuda.is_available()), reason="needs CUDA and Triton"),
-]
+pytestmark = MARKS
 
 if TRITON:
     from workers import launches
