@@ -10,6 +10,7 @@ from __future__ import annotations
 import cProfile
 import gc
 import io
+import math
 import pstats
 import statistics
 import time
@@ -65,7 +66,7 @@ class Card:
     def _ingest(self, view: View, threshold: int) -> Figures:
         wanted = self._shown * (2 if threshold else 1)
         with self._streams(self._load.sessions, self._load.pictures_a_step, wanted, view, threshold) as streams:
-            keys = statistics.mean(session.trunk.tokens for session in streams.engine.sessions.values())
+            keys = _keys(streams)
             host, written, ahead = time.process_time(), streams.engine.counters.tokens, 3 * self._load.pictures_a_step
             streams.outcomes.clear()
             fps, pictures = self._sustained(streams, lambda: streams.top_up(ahead))
@@ -73,22 +74,29 @@ class Card:
             self._profiled(streams, self._load.pictures_a_step)
         return {
             "fps": round(fps, 2),
-            "keys": round(keys),
+            "keys": keys,
             "kept": round(written / (self._tokens * pictures), 4),
             "dropped_similar": round(streams.outcomes["dropped_similar"] / pictures, 4),
             "host_ms_a_picture": round(1e3 * host / pictures, 2),
         }
 
     def decode(self) -> Figures:
-        """Milliseconds a step for several answers at once on full trunks, by the times of their tokens."""
-        figures: Figures = {}
+        """Milliseconds a step for several answers at once on full trunks, by the times of their tokens: on the average,
+        at the median, and the longest.
+        """
         with self._streams(max(self._load.decoding), self._load.pictures_a_step) as streams:
+            figures: Figures = {"keys": _keys(streams)}
             for count in self._load.decoding:
                 names = [f"{count}-{number}" for number in range(count)]
                 for number, name in enumerate(names):
                     streams.ask(f"s{number}", name, self._load.answer_tokens)
                 streams.run(lambda names=names: streams.done.issuperset(names))  # type: ignore[misc]
-                figures[f"step{count}_ms"] = _ms(together([streams.told[name] for name in names]))
+                steps = together([streams.told[name] for name in names])
+                figures |= {
+                    f"step{count}_ms": _ms(statistics.fmean(steps)),
+                    f"step{count}_p50_ms": _ms(statistics.median(steps)),
+                    f"step{count}_max_ms": _ms(max(steps)),
+                }
             for number in range(max(self._load.decoding)):
                 streams.ask(f"s{number}", f"profiled-{number}", 30)
             self._profiled(streams, 0)
@@ -112,27 +120,31 @@ class Card:
         whose budget has just become full, in turns: what else a machine does meanwhile is the same for both.
         """
         looks: list[Figures] = []
-        shown = round(self._load.age) + self._load.looks * self._load.quiet
+        count, shown = self._load.looks, round(self._load.age) + self._load.quiet
         with self._streams(1, 1, shown, room=2) as streams:
             self._fill(streams, "s0")
-            seen = len(streams.taken)
-            oldest = max(seen, self._load.age)
-            for look in range(self._load.looks):
-                wanted = seen + look / max(self._load.looks - 1, 1) * (oldest - seen)
-                host, before = time.process_time(), len(streams.taken)
-                aged = max(0, round(wanted) - seen - look * self._load.quiet)
-                streams.run(lambda end=before + aged: len(streams.taken) >= end, lambda: streams.top_up(2))  # type: ignore[misc]
-                self._settle()
-                host = 1e3 * (time.process_time() - host) / max(aged, 1)
-                looks.append({"age_s": round(wanted), **self._beside(streams, look)})
-                if aged:
-                    looks[-1]["host_ms_a_picture"] = round(host, 3)
+            youngest = streams.age("s0")
+            for look in range(count):
+                host, before = time.process_time(), streams.age("s0")
+                self._grow(streams, youngest + look / max(count - 1, 1) * (self._load.age - youngest))
+                host, grown = time.process_time() - host, streams.age("s0") - before
+                looks.append({"age_s": round(streams.age("s0")), **self._beside(streams, look)})
+                if grown:
+                    looks[-1]["host_ms_a_picture"] = round(1e3 * host / grown, 3)
         return looks
 
+    def _grow(self, streams: Streams, age: float) -> None:
+        """Shows the old session a picture a second of its time until it is so old and has all of them in memory."""
+        streams.run(
+            lambda: streams.age("s0") >= age, lambda: streams.top_up(min(2, math.ceil(age - streams.age("s0"))))
+        )
+        streams.run(lambda: not streams.engine.sessions["s0"].frames)
+        self._settle()
+
     def _beside(self, streams: Streams, look: int) -> Figures:
-        """What the session costs, and one that has just become full."""
+        """What the session costs, and one that has just become full of what the old one saw first."""
         young = f"young{look}"
-        streams.open(young, self.budget)
+        streams.open(young, self.budget, camera=0)
         self._fill(streams, young)
         old, fresh = self._alone(streams, ["s0", young], f"look{look}")
         streams.leave(young)
@@ -244,6 +256,11 @@ class Card:
         fence = Fence(self._device)
         fence.mark()
         fence.wait()
+
+
+def _keys(streams: Streams) -> int:
+    """Tokens of a trunk, on the average."""
+    return round(statistics.mean(session.trunk.tokens for session in streams.engine.sessions.values()))
 
 
 def _ms(seconds: float) -> float:

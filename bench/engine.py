@@ -70,12 +70,7 @@ def _arms(arguments: argparse.Namespace, facts: Facts, path: Path | None) -> Non
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longlook-bench-")))
         measures = Measures(_setup(arguments, dtype, folder, stack), report)
-        failed = []
-        for arm in (arm for arm in ARMS if arm in wanted):
-            if not measures.take(arm):
-                failed.append(arm)
-            if path:
-                report.write(path)
+        failed = [arm for arm in ARMS if arm in wanted and not measures.take(arm)]
     if path:
         draw(report, path.parent)
     for name, value in report.figures.items():

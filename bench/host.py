@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -99,8 +100,7 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
-def together(told: Sequence[Sequence[float]]) -> float:
-    """Mean distance between one stream's moments over the time in which all of them run; NaN if there is none."""
+def together(told: Sequence[Sequence[float]]) -> list[float]:
+    """Distances between one stream's moments over the time in which all of them run."""
     start, stop = max(each[0] for each in told), min(each[-1] for each in told)
-    steps = [at for at in told[0] if start <= at <= stop]
-    return (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else math.nan
+    return [after - before for before, after in pairwise([at for at in told[0] if start <= at <= stop])]

@@ -13,8 +13,9 @@ ROOM = 1_408  # tokens of a budget beside the pictures of its trunk: header, bra
 class Load:
     """Times are in seconds, `decoding` and `answers` in answers at once, `pictures` are those of a full trunk.
 
-    `seconds` of ingest from `sessions` with `pictures_a_step`; `share` of the ceiling comes while answers run. `quiet`:
-    pictures and questions of one session alone, which grows `age` seconds old and is looked at `looks` times meanwhile.
+    `seconds` of ingest from `sessions` with `pictures_a_step`; `share` of the ceiling comes while answers run.
+    `decoding_pictures`: those of a trunk which a question and half of its answer bring to 4,350 keys. `quiet`: pictures
+    and questions of one session alone, which grows `age` seconds old and is looked at `looks` times meanwhile.
     `threshold` is that of dropping. Pictures for `expected_fps` are made beforehand, by so many `makers`.
     """
 
@@ -25,6 +26,7 @@ class Load:
     share: float = 0.85
     answers: int = 16
     decoding: tuple[int, ...] = (1, 32, 64)
+    decoding_pictures: int = 16
     answer_tokens: int = 400
     quiet: int = 200
     age: float = 10_800.0

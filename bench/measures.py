@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -115,12 +115,13 @@ class Measures:
         self._tell("loaded", found | {"ceiling": ceiling, "share": round(found["fps"] / ceiling, 3)}, live)
 
     def decode(self) -> None:
-        self._tell("decode", self._card().decode(), self._setup.load)
+        self._tell("decode", self._card(load=self._decoding).decode(), self._decoding)
 
     def decode_fp8(self) -> None:
         """Weights and memory in eight bits."""
         self._release()
-        self._tell("decode_fp8", self._card(eight_bits=True, kv_dtype="fp8").decode(), self._setup.load)
+        card = self._card(eight_bits=True, kv_dtype="fp8", load=self._decoding)
+        self._tell("decode_fp8", card.decode(), self._decoding)
         self._release()
 
     def quiet(self) -> None:
@@ -181,27 +182,32 @@ class Measures:
 
     # --- what they share ----------------------------------------------------------------------------------------------
 
-    def _peer(self, measure: Callable[[VllmPlace, Details], Details]) -> None:
+    def _peer(self, measure: Callable[[VllmPlace, Details], Iterator[Details]]) -> None:
         if self._setup.vllm is None:
             raise Skipped("vLLM is not here: give --vllm, the PYTHONPATH where it can be imported")
         self._release()
-        self._report.arms["vllm"] = measure(self._setup.vllm, self._report.arms.get("vllm", {}))
+        for found in measure(self._setup.vllm, self._report.arms.get("vllm", {})):
+            self._report.arms["vllm"] = found
+            self._report.keep()
 
     def _tell(self, arm: str, found: Mapping[str, Any], load: Load | LiveLoad | Growth | None = None) -> None:
         """Puts down what an arm found, and under how much of what."""
         self._report.details[arm] = {**found, "load": asdict(load)} if load else dict(found)
+        self._report.keep()
         print(
             f"{arm}: { ({name: value for name, value in found.items() if name not in _LONG}) }",
             flush=True,
         )
 
-    def _card(self, *, eight_bits: bool = False, kv_dtype: Literal["fp8"] | None = None) -> Card:
+    def _card(
+        self, *, eight_bits: bool = False, kv_dtype: Literal["fp8"] | None = None, load: Load | None = None
+    ) -> Card:
         setup = self._setup
         if self._checkpoint is None:
             self._checkpoint = random_checkpoint(setup.device, setup.dtype, setup.config, setup.side)
             if eight_bits:
                 convert(self._checkpoint.model)
-        return Card(self._checkpoint, setup.load, setup.profile, kv_dtype)
+        return Card(self._checkpoint, load or setup.load, setup.profile, kv_dtype)
 
     def _release(self) -> None:
         """Frees the device for an engine in another process."""
@@ -214,6 +220,10 @@ class Measures:
         if self._setup.footage is None:
             raise Skipped("no footage: give --footage, a folder that `python -m bench.camera` has written")
         return Crops(self._setup.footage, self._setup.side)
+
+    @property
+    def _decoding(self) -> Load:
+        return replace(self._setup.load, pictures=self._setup.load.decoding_pictures)
 
     @property
     def _budget(self) -> int:

@@ -32,17 +32,17 @@ class Unlike(ValueError):
 
 
 class Report:
-    """What has been measured so far. `details` are ours, by arm; `arms` the others', by name."""
+    """What has been measured so far: `details` are ours, by arm, `arms` the others', by name; kept at `path`."""
 
-    def __init__(self, machine: Mapping[str, Any]) -> None:
-        self.machine = dict(machine)
+    def __init__(self, machine: Mapping[str, Any], path: Path | None = None) -> None:
+        self.machine, self._path = dict(machine), path
         self.details: dict[str, Details] = {}
         self.arms: dict[str, Details] = {}
 
     @classmethod
     def continued(cls, machine: Mapping[str, Any], path: Path | None) -> Report:
         """What the file holds already, if there is one. Unlike where it was measured on something else."""
-        report = cls(machine)
+        report = cls(machine, path)
         if path is None or not path.exists():
             return report
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -60,7 +60,10 @@ class Report:
         found = {name: self._figure(name) for name in FIGURES}
         return {name: value for name, value in found.items() if value is not None}
 
-    def write(self, path: Path) -> None:
+    def keep(self) -> None:
+        """Writes all of it down, where it is to be kept."""
+        if (path := self._path) is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         told = {"machine": self.machine, "figures": self.figures, "details": self.details, "arms": self.arms}
         path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

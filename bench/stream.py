@@ -64,12 +64,14 @@ class Streams:
         gc.collect()
         gc.freeze()  # as the engine's own process does
 
-    def open(self, name: str, budget_tokens: int, policy: str = "window") -> None:
+    def open(self, name: str, budget_tokens: int, policy: str = "window", camera: int | None = None) -> None:
+        """A session with a camera of its own, or with what a `camera` shows from its beginning on."""
         opening = OpenSession(
             session_id=name, budget_tokens=budget_tokens, policy=policy, instructions=INSTRUCTIONS, complete=True
         )
         self.engine.handle(opening)
-        self._clocks[name], self._cameras[name] = 0, len(self._cameras)
+        self._clocks[name] = 0
+        self._cameras[name] = len(self._cameras) if camera is None else camera
 
     def leave(self, name: str) -> None:
         """Closes a session that was not filled together with others."""
@@ -81,6 +83,10 @@ class Streams:
             self.leave(name)
         self._threads.shutdown(cancel_futures=True)
         gc.unfreeze()
+
+    def age(self, name: str) -> float:
+        """Seconds of its time that a session has been shown."""
+        return self._clocks[name] / 1000
 
     def push(self, name: str) -> None:
         """The session's next picture, a second after the last, decoded here and now."""

@@ -53,32 +53,34 @@ class VllmFailed(RuntimeError):
     """The server did not come up; the message ends with the last lines of its log."""
 
 
-def measured(place: VllmPlace, side: int, before: Details) -> Details:
-    """What the best configuration does, these ones and those of `before` counted, and the ceilings of the others."""
-    found = {"configurations": [], **before}
+def measured(place: VllmPlace, side: int, before: Details) -> Iterator[Details]:
+    """What the best configuration does, these ones and those of `before` counted, and the ceilings of the others; told
+    after each of them.
+    """
+    found: Details = {"configurations": [], **before}
     with _folder(place) as folder:
         for number in place.configurations:
             tried = _tried(place, folder, CONFIGURATIONS[number], side, best=found.get("ingest_fps", 0.0))
             found["configurations"] = [*found["configurations"], _ceiling(tried)]
             if tried["ingest_fps"] > found.get("ingest_fps", 0.0):
                 found |= tried
-    return found
+            yield dict(found)
 
 
-def eight_bits(place: VllmPlace, side: int, before: Details) -> Details:
+def eight_bits(place: VllmPlace, side: int, before: Details) -> Iterator[Details]:
     """The ceiling of the best configuration with weights in eight bits."""
     options = tuple(before.get("options", CONFIGURATIONS[0]))
     with _folder(place) as folder:
-        return {**before, "fp8": _ceiling(_tried(place, folder, (*options, *EIGHT_BITS), side))}
+        yield {**before, "fp8": _ceiling(_tried(place, folder, (*options, *EIGHT_BITS), side))}
 
 
-def sessions(place: VllmPlace, before: Details) -> Details:
+def sessions(place: VllmPlace, before: Details) -> Iterator[Details]:
     """Its append-only streaming sessions, in a process that has its libraries."""
     with _folder(place) as folder:
         out = folder.parent / "sessions.json"
         command = [sys.executable, "-m", "bench.vllm_sessions", str(folder), str(out)]
         subprocess.run(command, env=_environment(place), timeout=SESSIONS_S, check=True)
-        return {**before, "streaming_sessions": json.loads(out.read_text(encoding="utf-8"))}
+        yield {**before, "streaming_sessions": json.loads(out.read_text(encoding="utf-8"))}
 
 
 @contextmanager

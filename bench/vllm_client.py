@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import statistics
 import time
 from itertools import count, pairwise
@@ -75,7 +76,7 @@ class Asker:
         running = [each[min(SKIPPED, len(each) - 1) :] for each in told]
         gaps = [b - a for each in running for a, b in pairwise(each)]
         return {
-            "step_ms": round(1e3 * together(running), 2),
+            "step_ms": round(1e3 * statistics.fmean(together(running) or [math.nan]), 2),
             "gap_p50_ms": round(1e3 * percentile(gaps, 0.5), 2),
             "gap_p99_ms": round(1e3 * percentile(gaps, 0.99), 2),
         }

@@ -11,25 +11,25 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the child's exit status, negative signal numbers as 128 + n."""
     pipe, command = int(arguments[0]), arguments[1:]
-    # What was inherited is handed on; this process opened nothing that could be inherited yet.
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # noqa: S603  # the launcher's own
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
-
-    def hand_over(number: int, _: FrameType | None) -> None:
-        child.send_signal(number)
-
+    early: list[int] = []  # signals that came before there was a child to hand them to
+    hand_over: Callable[[int], None] = early.append
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hand_over)
+        signal.signal(number, lambda number, _: hand_over(number))
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    # What was inherited is handed on; what was opened here is not inheritable.
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # noqa: S603  # the launcher's own
+    hand_over = child.send_signal
+    for signal_number in early:
+        child.send_signal(signal_number)
     while child.poll() is None:
         ready, _, _ = select.select([pipe, woken], [], [])
         if woken in ready:

@@ -110,15 +110,15 @@ class Nursery:
             try:
                 reply = await self._forker.ask(request, descriptors)
             except (OSError, TimeoutError, ValueError) as error:
-                await self._stop()  # half a conversation cannot be taken up again
-                raise DecoderLost("the decoders' nursery does not answer") from error
+                said = await self._stop()  # half a conversation cannot be taken up again
+                raise DecoderLost(": ".join(["the decoders' nursery does not answer", *said])) from error
             self.lacking = reply.lacking
             return reply.pid
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> list[str]:
+        """Ends the nursery's process, if there is one; what it died of, where it says so."""
         forker, self._forker = self._forker, None
-        if forker is not None:
-            await asyncio.to_thread(forker.stop)
+        return [] if forker is None else await asyncio.to_thread(forker.stop)
 
 
 class _Forker:
@@ -134,7 +134,7 @@ class _Forker:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # until its libraries are loaded
                 cwd=ROOT,
                 env={"PATH": os.defpath, "MALLOC_ARENA_MAX": "1"},  # the gateway's environment holds keys
                 start_new_session=True,  # a Ctrl+C in the terminal is the gateway's to handle
@@ -157,14 +157,15 @@ class _Forker:
         self._owed -= 1
         return reply
 
-    def stop(self) -> None:
-        """Hang up, which ends the nursery and all its decoders; wait for it."""
+    def stop(self) -> list[str]:
+        """Hang up, which ends the nursery and all its decoders; wait for it. The last line that it wrote, if any."""
         self._control.close()
         try:
-            self._process.wait(timeout=STOP_DEADLINE_S)
+            _, said = self._process.communicate(timeout=STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            _, said = self._process.communicate()
+        return said.decode(errors="replace").splitlines()[-1:]
 
 
 class Decoder:

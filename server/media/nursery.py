@@ -59,6 +59,7 @@ def main(control: socket.socket, *, unsafe: bool = False) -> None:
     """Serve the gateway until it hangs up."""
     sandbox, lacking = _sandbox()
     _load_libraries()
+    _fall_silent()
     gc.freeze()  # pages shared with the children stay shared
     children: set[int] = set()
     while True:
@@ -108,6 +109,12 @@ def _load_libraries() -> None:
         av.CodecContext.create(name, "r").open()
     picture = Image.new("RGB", (64, 64))
     look_of_image(picture, picture)
+
+
+def _fall_silent() -> None:
+    """From here on nothing is written: decoders would, at the bidding of what they decode, and nobody reads it."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def _fork(control: socket.socket, request: Spawn, descriptors: list[int], sandbox: Sandbox | None) -> int:

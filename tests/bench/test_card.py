@@ -72,6 +72,7 @@ def test_an_old_session_is_looked_at_as_it_grows_older(card: Card) -> None:
     ages = [look["age_s"] for look in looks]
     assert ages == sorted(set(ages))
     assert ages[-1] == 90
+    assert ages[2] - ages[1] == pytest.approx(ages[1] - ages[0], abs=1)
     assert len({look["kv_bytes"] for look in looks}) == 1  # full from the first look on
     assert all(look["first_token_ms"] > 0 < look["young_first_token_ms"] for look in looks)
 

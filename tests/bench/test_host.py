@@ -31,5 +31,5 @@ def test_this_process_has_memory_and_used_its_processor() -> None:
 
 
 def test_a_step_is_the_distance_of_moments_while_all_streams_run() -> None:
-    assert together([[0.0, 1.0, 1.5, 2.0, 2.5, 9.0], [0.9, 2.6]]) == 0.5
-    assert math.isnan(together([[0.0, 1.0], [2.0, 3.0]]))
+    assert together([[0.0, 1.0, 1.5, 2.0, 3.0, 9.0], [0.9, 3.1]]) == [0.5, 0.5, 1.0]
+    assert together([[0.0, 1.0], [2.0, 3.0]]) == []

@@ -55,10 +55,10 @@ def test_a_second_call_adds_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "engine.json"
     first = Report.continued(MACHINE, path)
     first.details["quiet"] = {"frame_ms": 18.0}
-    first.write(path)
+    first.keep()
     second = Report.continued({**MACHINE, "date": "2"}, path)
     second.details["decode"] = {"step32_ms": 8.0}
-    second.write(path)
+    second.keep()
     held = json.loads(path.read_text())
     assert held["figures"] == {"frame_quiet_ms": 18.0, "decode32_ms": 8.0}
     assert held["machine"]["date"] == "1"
@@ -67,7 +67,7 @@ def test_a_second_call_adds_to_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["commit", "gpu", "dtype"])
 def test_what_was_measured_of_something_else_is_not_mixed_in(tmp_path: Path, name: str) -> None:
     path = tmp_path / "engine.json"
-    Report(MACHINE).write(path)
+    Report(MACHINE, path).keep()
     with pytest.raises(Unlike, match=name):
         Report.continued({**MACHINE, name: "other"}, path)
 

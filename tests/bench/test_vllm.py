@@ -69,22 +69,23 @@ def stand_in(tmp_path: Path) -> VllmPlace:
 def test_the_best_configuration_counts_and_says_how_it_was_started(stand_in: VllmPlace) -> None:
     better = {"ingest_fps": 1e9, "version": "before", "options": ["--api-server-count", "1"]}
     before = {**better, "configurations": [{"command": "other", "ingest_fps": 1e9}]}
-    found = measured(stand_in, 56, {})
+    first, found = measured(stand_in, 56, {})
+    assert len(first["configurations"]) == 1
     assert found["version"] == "stand-in"
     assert found["ingest_fps"] == max(each["ingest_fps"] for each in found["configurations"])
     assert [each["command"].count("--api-server-count") for each in found["configurations"]] == [1, 1]
     assert [look["pictures"] for look in found["session"]] == list(AGES)
     assert set(found["decode"]) == {"1", "32"}
-    again = measured(replace(stand_in, configurations=(2,)), 56, before)
+    (again,) = measured(replace(stand_in, configurations=(2,)), 56, before)
     assert (again["version"], len(again["configurations"])) == ("before", 2)
-    eight = eight_bits(stand_in, 56, found)["fp8"]
-    assert eight["command"].endswith("--quantization fp8")
+    (eight,) = eight_bits(stand_in, 56, found)
+    assert eight["fp8"]["command"].endswith("--quantization fp8")
 
 
 def test_a_server_that_does_not_start_says_why(stand_in: VllmPlace) -> None:
     Path(stand_in.path, "vllm", "entrypoints", "cli", "main.py").write_text("raise SystemExit('no such card')")
     with pytest.raises(VllmFailed, match="no such card"):
-        measured(replace(stand_in, configurations=(0,)), 56, {})
+        next(measured(replace(stand_in, configurations=(0,)), 56, {}))
 
 
 async def test_no_picture_is_sent_twice_unless_the_session_is() -> None:

@@ -94,7 +94,8 @@ async def until_it_catches(pid: int) -> None:
         if not status.exists():
             return True
         line = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
-        return bool(int(line.split()[1], 16) & mask) and "-c" in innermost.cmdline()
+        command = innermost.cmdline()
+        return bool(int(line.split()[1], 16) & mask) and "-c" in command and "launcher.guard" not in command
 
     async with asyncio.timeout(20):
         while not caught():  # noqa: ASYNC110  # the other process has no way to tell
@@ -108,3 +109,21 @@ def test_the_guard_passes_on_how_its_child_was_killed() -> None:
     assert subprocess.run(command, pass_fds=(watched,), check=False).returncode == 128 + signal.SIGKILL
     os.close(watched)
     os.close(held)
+
+
+def test_a_guard_that_is_asked_to_end_before_its_child_is_there_hands_that_over_later() -> None:
+    watched, held = os.pipe()
+    code = """
+import os, signal, subprocess, sys
+from launcher import guard
+start = subprocess.Popen
+def asked_meanwhile(*given, **named):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return start(*given, **named)
+subprocess.Popen = asked_meanwhile
+raise SystemExit(guard.main([sys.argv[1], sys.executable, "-c", "import signal; signal.pause()"]))
+"""
+    command = [sys.executable, "-c", code, str(watched)]
+    assert subprocess.run(command, pass_fds=(watched,), check=False, timeout=20).returncode == 128 + signal.SIGTERM
+    os.close(held)
+    os.close(watched)

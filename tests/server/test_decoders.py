@@ -331,6 +331,16 @@ async def test_a_nursery_that_dies_is_started_again(nursery: Nursery) -> None:
     await second.close()
 
 
+async def test_a_nursery_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nraise SystemExit('No module named av')")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(DecoderLost, match="does not answer: No module named av"):
+        async with Nursery():
+            pass
+
+
 async def test_who_stops_waiting_for_a_decoder_leaves_no_reply_to_the_next(nursery: Nursery) -> None:
     """Sessions end while their decoder is being forked: what was asked then must not be answered to another."""
     for _ in range(5):

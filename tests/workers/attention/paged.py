@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.attention.flashinfer import FlashInferAttention
+from workers.attention.flashinfer import FlashInferAttention, MakeWrapper
 from workers.core import Attend, KVStore, Query, Slots, Turn, indexed
 
 
@@ -89,9 +89,26 @@ class PagedReference:
         return out.to(q.dtype), scores.logsumexp(-1).float() / math.log(2)
 
 
-def paged(heads: int, store: KVStore, turn: Turn) -> FlashInferAttention:
-    """FlashInfer's attention on a GPU, elsewhere the same with the wrapper above."""
-    return FlashInferAttention(store, turn, heads, None if store.keys.is_cuda else PagedReference)
+def paged(heads: int, store: KVStore, turn: Turn, wrapper: MakeWrapper | None = None) -> FlashInferAttention:
+    """FlashInfer's attention on a GPU, or that of a `wrapper` in its place; elsewhere that of the wrapper above."""
+    return FlashInferAttention(store, turn, heads, wrapper if store.keys.is_cuda else PagedReference)
+
+
+class Launched:
+    """FlashInfer's own for a graph that is not captured: run on the rows that are planned, as it insists on then."""
+
+    def __init__(self, workspace: Tensor, **options: Any) -> None:
+        import flashinfer
+
+        self._wrapper, self._rows = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, **options), 0
+
+    def plan(self, qo_indptr: Tensor, *given: Any, **named: Any) -> None:
+        self._rows = int(qo_indptr[-1])
+        self._wrapper.plan(qo_indptr, *given, **named)
+
+    def run(self, q: Tensor, paged_kv_cache: tuple[Tensor, Tensor], *, out: Tensor, **named: Any) -> Any:
+        told = self._wrapper.run(q[: self._rows], paged_kv_cache, out=out[: self._rows], **named)
+        return told if named else out
 
 
 class Uncaptured:

@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.workers.attention.paged import Uncaptured, paged
+from tests.workers.attention.paged import Launched, Uncaptured, paged
 from tests.workers.cuda import without_waiting
 from tests.workers.engine.rig import Rig, pages, session
 from workers.engine.batch import Runner, Work
 from workers.engine.messages import CancelQuestion, CloseSession, QuestionDone
 from workers.engine.settings import EngineSettings
+from workers.models.capture import Captured
 from workers.models.chat import SpecialTokens
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -89,13 +90,24 @@ def test_logits_are_those_of_the_reference(folder: Path, there: Checkpoint, monk
 
 @pytest.mark.parametrize("there", ["cpu"], indirect=True)
 def test_graphs_change_nothing(there: Checkpoint) -> None:
-    """On a GPU kernels differ with them, and what they round: test_replay says by how much."""
+    """On a GPU passes without them have other kernels, which round otherwise: test_replay says by how much."""
     captured, plain = rig(there), rig(there, make_attention=partial(Uncaptured, HEADS))
     assert captured.engine._graphs is not None
     assert plain.engine._graphs is None
     assert session(captured) == session(plain)
     for ours, theirs in zip(pages(captured), pages(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=0.05, rtol=0.05)
+
+
+def test_what_is_replayed_is_what_would_be_launched(there: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same kernels on the same rows, captured or not: every token, and every bit of every page."""
+    captured = rig(there)
+    replayed = session(captured)
+    monkeypatch.setattr(Captured, "_captured", lambda *_: None)
+    plain = rig(there, make_attention=partial(paged, HEADS, wrapper=Launched))
+    assert session(plain) == replayed
+    for ours, theirs in zip(pages(captured), pages(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_answers_and_frames_of_many_sessions_share_a_graph(there: Checkpoint) -> None:
