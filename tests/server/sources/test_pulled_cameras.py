@@ -12,17 +12,19 @@ from tests.faults.shaping import Faults
 from tests.server.conftest import Served, free_port
 from tests.server.fake_worker import FakeWorker
 from tests.server.sources.cameras import camera, h264, h265, heavy_jpeg, jpeg, started
-from tests.server.sources.watching import IMPATIENT, add, becomes, sees, source, watched
+from tests.server.sources.watching import IMPATIENT, PATIENT, add, becomes, sees, source, watched
 from tests.server.wire import hear, until
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def source_settings() -> SourceSettings:
-    return IMPATIENT
+def source_settings(request: pytest.FixtureRequest) -> SourceSettings:
+    chosen: SourceSettings = getattr(request, "param", IMPATIENT)
+    return chosen
 
 
+@pytest.mark.parametrize("source_settings", [PATIENT], indirect=True, ids=["patient"])
 @pytest.mark.parametrize(
     ("codec", "units"), [("h264", h264("green")), ("jpeg", jpeg("green")), ("h265", h265("green"))]
 )

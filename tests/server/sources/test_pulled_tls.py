@@ -10,7 +10,7 @@ import pytest
 from server.settings import SourceSettings
 from tests.server.conftest import Served
 from tests.server.fake_worker import FakeWorker
-from tests.server.sources.watching import IMPATIENT, add, becomes, sees, watched
+from tests.server.sources.watching import PATIENT, add, becomes, sees, watched
 from tests.server.sources.web_servers import certified, shows, web_server
 from tests.server.wire import picture
 
@@ -24,7 +24,7 @@ def server_side(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
 
 @pytest.fixture
 def source_settings(server_side: tuple[ssl.SSLContext, Path]) -> SourceSettings:
-    return IMPATIENT.model_copy(update={"ca_file": server_side[1]})
+    return PATIENT.model_copy(update={"ca_file": server_side[1]})
 
 
 async def test_an_encrypted_camera(

@@ -13,7 +13,7 @@ import pytest
 from server.settings import SourceSettings
 from tests.server.conftest import Served
 from tests.server.fake_worker import FakeWorker
-from tests.server.sources.watching import IMPATIENT, add, becomes, sees, source, watched
+from tests.server.sources.watching import PATIENT, add, becomes, sees, source, watched
 from tests.server.sources.web_servers import guards, redirects, sends, shows, web_server
 from tests.server.wire import hear, picture, until, video_file
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def source_settings() -> SourceSettings:
-    return IMPATIENT
+    return PATIENT
 
 
 def pullers() -> list[psutil.Process]:

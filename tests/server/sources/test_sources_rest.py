@@ -8,7 +8,7 @@ import pytest
 from server.settings import Limits, SourceSettings
 from tests.server.conftest import OTHER_KEY, Served
 from tests.server.fake_worker import FakeWorker
-from tests.server.sources.watching import IMPATIENT
+from tests.server.sources.watching import PATIENT
 
 pytestmark = pytest.mark.e2e
 
@@ -49,7 +49,7 @@ def limits() -> Limits:
 
 @pytest.fixture
 def source_settings() -> SourceSettings:
-    return IMPATIENT
+    return PATIENT
 
 
 async def post(gateway: Served, session_id: str, name: str, url: str = NOWHERE) -> tuple[int, str]:
