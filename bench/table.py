@@ -144,7 +144,8 @@ def _loaded(told: dict[str, Any]) -> tuple[str, str]:
 def _decode(told: dict[str, Any]) -> tuple[str, str]:
     counts = told["load"]["decoding"]
     steps = " / ".join(f"{told[f'step{count}_ms']:.1f}" for count in counts)
-    return f"the same, a token for each of {' / '.join(map(str, counts))} answers at once", f"{steps} ms"
+    memories = f" on memories of {told['keys']:,} keys" if "keys" in told else ""
+    return f"the same, a token for each of {' / '.join(map(str, counts))} answers at once{memories}", f"{steps} ms"
 
 
 def _age(told: dict[str, Any]) -> tuple[str, str]:
