@@ -102,8 +102,7 @@ async def test_two_cameras_in_one_session(gateway: Served, worker: FakeWorker, t
             first = await add(gateway, session_id, "door", door.url)
             second = await add(gateway, session_id, "yard", yard.url)
             assert first["track"] != second["track"]
-            await sees(socket, "green")
-            await sees(socket, "red")
+            await worker.saw(session_id, lambda owned: {colour for _, colour in owned.seen} >= {"green", "red"})
             yard.kill()
             await becomes(socket, "waiting", "yard")
             await sees(socket, "green")
