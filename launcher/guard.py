@@ -28,8 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     # What was inherited is handed on; what was opened here is not inheritable.
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)  # noqa: S603  # the launcher's own
     hand_over = child.send_signal
-    for signal_number in early:
-        child.send_signal(signal_number)
+    for missed in early:
+        hand_over(missed)
     while child.poll() is None:
         ready, _, _ = select.select([pipe, woken], [], [])
         if woken in ready:
