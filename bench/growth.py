@@ -65,6 +65,7 @@ def grow(load: Growth, device: str) -> dict[str, Any]:
         streams.forget()
         if second % max(1, seconds // SAMPLES) == 0:
             samples.append(_sample(second / 3600, streams, device))
+            print(samples[-1], flush=True)
     taken = time.perf_counter() - started
     streams.run(lambda: streams.idle)
     streams.engine.pool.check_integrity()

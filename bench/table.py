@@ -115,7 +115,8 @@ def _card(result: dict[str, Any]) -> Iterator[Row]:
             yield model + what, figure, command
             model = ""
     if peer:
-        what = f"vLLM {peer['version']} on the same card: pictures taken in"
+        tried = len(peer["configurations"])
+        what = f"vLLM {peer['version']} on such a card, the best of {tried} configurations: pictures taken in"
         yield what, f"{peer['ingest_fps']:.0f} a second", f"{command} --vllm PYTHONPATH"
 
 
