@@ -115,8 +115,7 @@ def _card(result: dict[str, Any]) -> Iterator[Row]:
             yield model + what, figure, command
             model = ""
     if peer:
-        tried = len(peer["configurations"])
-        what = f"vLLM {peer['version']} on such a card, the best of {tried} configurations: pictures taken in"
+        what = f"vLLM {peer['version']} on the same card: pictures taken in"
         yield what, f"{peer['ingest_fps']:.0f} a second", f"{command} --vllm PYTHONPATH"
 
 
